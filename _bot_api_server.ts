@@ -1,0 +1,534 @@
+/**
+ * The local Bot API server behind `testing.ts`: joins the store of updates, their delivery
+ * by long polling, the answers to other methods, and the injected faults.
+ * @module
+ */
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
+import {
+  check,
+  decodeParams,
+  History,
+  MAX_TIMER,
+  pollParams,
+  PollThrottle,
+  TOKEN,
+  typeOf,
+  UpdateStore,
+} from "./_bot_api.ts";
+import {
+  Answers,
+  ApiFailure,
+  chatOf,
+  now,
+  userOf,
+} from "./_bot_api_answers.ts";
+import {
+  conflict,
+  Exchange,
+  OTHER_GET_UPDATES,
+  readBody,
+  WEBHOOK_ACTIVE,
+} from "./_bot_api_exchange.ts";
+import type {
+  ApiCall,
+  BotApiServer,
+  BotApiServerStats,
+  Fault,
+  FaultOptions,
+  NewUpdate,
+  Poll,
+  PushCallbackQueryOptions,
+  PushOptions,
+  WaitOptions,
+} from "./testing.ts";
+
+type Timer = ReturnType<typeof setTimeout>;
+type Params = Record<string, unknown>;
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+type ArmedFault = Required<FaultOptions> & { fault: Fault };
+
+interface Waiter {
+  check(): void;
+  reject(error: Error): void;
+}
+
+/** A getUpdates call that waits for updates. */
+interface WaitingPoll {
+  take(): void;
+  end(failure?: ApiFailure): void;
+}
+
+/** The state of a local server, and what each method does to it. */
+export class LocalServer implements BotApiServer {
+  readonly url: string;
+  readonly #server: Server;
+  readonly #store: UpdateStore;
+  readonly #answers: Answers;
+  readonly #throttle: PollThrottle | undefined;
+  readonly #polls: History<Mutable<Poll>>;
+  readonly #calls: History<ApiCall>;
+  readonly #sent: History<unknown>;
+  readonly #results = new Map<string, unknown>();
+  #counts = { polls: 0, calls: 0 };
+  #faults: ArmedFault[] = [];
+  #latency = 0;
+  #webhook = { url: "", secret_token: undefined as string | undefined };
+  // At most one: a second getUpdates ends the first.
+  #waiting: WaitingPoll | undefined;
+  #waiters = new Set<Waiter>();
+  #isChecking = false;
+  #timers = new Set<Timer>();
+  #closed: Promise<void> | undefined;
+
+  constructor(
+    server: Server,
+    readonly token: string,
+    readonly botInfo: UserFromGetMe,
+    quirks: boolean,
+    history: number,
+  ) {
+    this.#server = server;
+    const { port } = server.address() as AddressInfo;
+    this.url = `http://127.0.0.1:${port}`;
+    this.#store = new UpdateStore(history * 100);
+    this.#answers = new Answers(botInfo);
+    this.#throttle = quirks ? new PollThrottle() : undefined;
+    this.#polls = new History(history);
+    this.#calls = new History(history);
+    this.#sent = new History(history);
+    server.on("request", (request, response) => {
+      // A client that breaks off is no error of the server.
+      this.#receive(request, response).catch(() => response.destroy());
+    });
+  }
+
+  push(...updates: NewUpdate[]): Update[] {
+    let nextId = this.#store.nextId;
+    const isEmpty = this.#store.size === 0;
+    const stored = updates.map((given, index) => {
+      if (typeof given !== "object" || given === null || Array.isArray(given)) {
+        throw new TypeError(
+          `Cannot push the update as it must be an object: received ${given}`,
+        );
+      }
+      if (given.update_id !== undefined) {
+        check("update_id", given.update_id, 0);
+      }
+      const update: Update = { ...given, update_id: given.update_id ?? nextId };
+      nextId = isEmpty && index === 0
+        ? update.update_id + 1
+        : Math.max(nextId, update.update_id + 1);
+      return { update, json: JSON.stringify(update) };
+    });
+    for (const { update, json } of stored) {
+      this.#store.push(update.update_id, typeOf(update), json);
+    }
+    // Later, so that updates pushed in one go come in one answer.
+    if (this.#waiting) queueMicrotask(() => this.#waiting?.take());
+    this.#changed();
+    return stored.map(({ update }) => update);
+  }
+
+  pushText(text: string, options: PushOptions = {}): Update {
+    const { userId = 1001, chatId = userId } = options;
+    const entities = [...text.matchAll(/(?<!\S)\/\w{1,32}(?:@\w+)?/g)].map(
+      (match) => ({
+        type: "bot_command" as const,
+        offset: match.index,
+        length: match[0].length,
+      }),
+    );
+    const message = {
+      message_id: this.#answers.nextMessageId(),
+      from: userOf(userId),
+      chat: chatOf(chatId),
+      date: now(),
+      text,
+      ...(entities.length > 0 ? { entities } : {}),
+    };
+    return this.push({ message })[0];
+  }
+
+  pushCallbackQuery(
+    data: string,
+    options: PushCallbackQueryOptions = {},
+  ): Update {
+    const {
+      userId = 1001,
+      chatId = userId,
+      messageId = this.#answers.nextMessageId(),
+    } = options;
+    const { id, is_bot, first_name, username } = this.botInfo;
+    const message = {
+      message_id: messageId,
+      from: { id, is_bot, first_name, username },
+      chat: chatOf(chatId),
+      date: now(),
+      text: "Choose",
+      reply_markup: {
+        inline_keyboard: [[{ text: data, callback_data: data }]],
+      },
+    };
+    const callback_query = {
+      id: String(this.#store.nextId),
+      from: userOf(userId),
+      chat_instance: String(chatId),
+      message,
+      data,
+    };
+    return this.push({ callback_query })[0];
+  }
+
+  unconfirmed(): Update[] {
+    return this.#store.list().map(({ json }) => JSON.parse(json));
+  }
+
+  delivered(): number[] {
+    return this.#store.delivered.list();
+  }
+
+  confirmed(): number[] {
+    return this.#store.confirmed.list();
+  }
+
+  polls(): Poll[] {
+    return this.#polls.list();
+  }
+
+  calls(method?: string): ApiCall[] {
+    const calls = this.#calls.list();
+    if (method === undefined) return calls;
+    return calls.filter((call) => call.method === method);
+  }
+
+  sent(): Message[] {
+    return this.#sent.list() as Message[];
+  }
+
+  stats(): BotApiServerStats {
+    const unconfirmed = this.#store.size;
+    return { ...this.#store.counts, unconfirmed, ...this.#counts };
+  }
+
+  async waitForCall(
+    method: string,
+    test: (call: ApiCall) => boolean = () => true,
+    options?: WaitOptions,
+  ): Promise<ApiCall> {
+    const condition = () => this.calls(method).find(test);
+    return await this.waitFor(condition, options);
+  }
+
+  async waitFor<T>(
+    condition: () => T | undefined | null | false,
+    { timeout = 5000 }: WaitOptions = {},
+  ): Promise<T> {
+    check("timeout", timeout, 0, MAX_TIMER);
+    const found = condition();
+    if (found) return found;
+    if (this.#closed) throw new Error("The Bot API server is closed");
+    return await new Promise((resolve, reject) => {
+      const timer = this.#after(timeout, () => {
+        this.#waiters.delete(waiter);
+        reject(
+          new Error(
+            `What the test waits for did not happen in ${timeout} ms: ${condition}`,
+          ),
+        );
+      });
+      const end = () => {
+        this.#clear(timer);
+        this.#waiters.delete(waiter);
+      };
+      const waiter: Waiter = {
+        check: () => {
+          try {
+            const value = condition();
+            if (!value) return;
+            end();
+            resolve(value);
+          } catch (error) {
+            end();
+            reject(error);
+          }
+        },
+        reject,
+      };
+      this.#waiters.add(waiter);
+    });
+  }
+
+  clearHistory(): void {
+    this.#polls.clear();
+    this.#calls.clear();
+    this.#sent.clear();
+    this.#store.delivered.clear();
+    this.#store.confirmed.clear();
+  }
+
+  setLatency(milliseconds: number): void {
+    check("latencyMilliseconds", milliseconds, 0, MAX_TIMER);
+    this.#latency = milliseconds;
+  }
+
+  fail(fault: Fault, options: FaultOptions = {}): void {
+    const { times = 1, method = "getUpdates", processed = false } = options;
+    if (times !== Infinity) check("times", times, 1);
+    if (typeof fault === "string") {
+      if (!["hang", "reset", "truncate", "garbage"].includes(fault)) {
+        throw new TypeError(
+          `Cannot inject the fault as it is not a known one: received ${fault}`,
+        );
+      }
+    } else if (fault.status !== undefined) {
+      check("status", fault.status, 200, 599);
+    } else if (!("body" in fault)) {
+      throw new TypeError(
+        "Cannot inject the fault as it has neither a status nor a body",
+      );
+    }
+    this.#faults.push({
+      fault,
+      times,
+      method,
+      processed: processed || fault === "truncate",
+    });
+    // A request on a connection used before may be repeated by the client's HTTP stack
+    // when the connection breaks, so that nobody would notice the fault.
+    if (fault === "reset") this.#server.closeIdleConnections();
+  }
+
+  clearFaults(): void {
+    this.#faults = [];
+  }
+
+  answer(method: string, result: unknown): void {
+    if (result === undefined) this.#results.delete(method);
+    else this.#results.set(method, result);
+  }
+
+  close(): Promise<void> {
+    return this.#closed ??= new Promise((resolve) => {
+      for (const timer of this.#timers) clearTimeout(timer);
+      this.#timers.clear();
+      for (const { reject } of this.#waiters) {
+        reject(new Error("The Bot API server is closed"));
+      }
+      this.#waiters.clear();
+      this.#server.close(() => resolve());
+      this.#server.closeAllConnections();
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #receive(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    const at = Date.now();
+    const [path, query] = (request.url ?? "").split("?", 2);
+    const [, token, method] = /^\/bot([^/]+)\/(?:test\/)?(\w+)$/.exec(path) ??
+      [];
+    const body = await readBody(request);
+    const exchange = new Exchange(response, (send) => this.#delay(send));
+    if (method === undefined || !TOKEN.test(token)) {
+      return exchange.refuse(new ApiFailure(404, "Not Found"));
+    }
+    if (token !== this.token) {
+      return exchange.refuse(new ApiFailure(401, "Unauthorized"));
+    }
+    if (body === undefined) {
+      return exchange.refuse(new ApiFailure(413, "Request Entity Too Large"));
+    }
+    const type = request.headers["content-type"] ?? "";
+    const params = await decodeParams(query, type, body);
+    if (params === undefined) {
+      const description = "Bad Request: can't parse the parameters";
+      return exchange.refuse(new ApiFailure(400, description));
+    }
+    const armed = this.#takeFault(method);
+    exchange.fault = armed?.fault;
+    exchange.keepAlive = !this.#faults.some(({ fault }) => fault === "reset");
+    const skip = armed !== undefined && !armed.processed;
+    if (method === "getUpdates") this.#poll(params, exchange, at, skip);
+    else this.#call(method, params, exchange, at, skip);
+  }
+
+  #poll(params: Params, exchange: Exchange, at: number, skip: boolean): void {
+    const asked = pollParams(params);
+    const poll: Mutable<Poll> = {
+      ...asked,
+      throttled: false,
+      at,
+      outcome: "waiting",
+      count: 0,
+    };
+    this.#counts.polls++;
+    this.#polls.add(poll);
+    const ended = (outcome: Poll["outcome"]) => {
+      poll.outcome = exchange.fault === undefined ? outcome : "failed";
+      poll.endedAt = Date.now();
+      this.#changed();
+    };
+    if (skip) {
+      exchange.answer("");
+      return ended("failed");
+    }
+    if (this.#webhook.url !== "") {
+      exchange.refuse(conflict(WEBHOOK_ACTIVE));
+      return ended("refused");
+    }
+    if (Array.isArray(params.allowed_updates)) {
+      this.#store.allow(params.allowed_updates);
+    }
+    this.#waiting?.end(conflict(OTHER_GET_UPDATES));
+    const { limit, timeout } = this.#throttle?.apply(asked) ?? asked;
+    poll.throttled = limit !== asked.limit || timeout !== asked.timeout;
+
+    const answer = (updates: { json: string }[]) => {
+      const list = updates.map(({ json }) => json).join(",");
+      exchange.answer(`{"ok":true,"result":[${list}]}`);
+      poll.count = updates.length;
+      ended("answered");
+    };
+    const updates = this.#store.take(asked.offset, limit);
+    if (updates.length > 0 || timeout === 0) return answer(updates);
+    // Nobody is there to wait if the client broke off in the meantime.
+    if (exchange.isClosed) return ended("aborted");
+    const leave = () => {
+      this.#clear(timer);
+      this.#waiting = undefined;
+      exchange.onDisconnect = undefined;
+    };
+    const waiting: WaitingPoll = {
+      take: () => {
+        const updates = this.#store.take(asked.offset, limit);
+        if (updates.length === 0) return;
+        leave();
+        answer(updates);
+      },
+      end: (failure) => {
+        leave();
+        if (failure === undefined) return ended("aborted");
+        exchange.refuse(failure);
+        ended("refused");
+      },
+    };
+    const timer = this.#after(timeout * 1000, () => {
+      leave();
+      answer([]);
+    });
+    this.#waiting = waiting;
+    exchange.onDisconnect = () => waiting.end();
+    this.#changed();
+  }
+
+  #call(
+    method: string,
+    params: Params,
+    exchange: Exchange,
+    at: number,
+    skip: boolean,
+  ): void {
+    let result: unknown;
+    let ok = exchange.fault === undefined;
+    if (skip) exchange.answer("");
+    else {
+      try {
+        result = this.#result(method, params);
+        exchange.answer(JSON.stringify({ ok: true, result }));
+      } catch (error) {
+        ok = false;
+        exchange.refuse(
+          error instanceof ApiFailure
+            ? error
+            : new ApiFailure(500, `Internal Server Error: ${error}`),
+        );
+      }
+    }
+    this.#counts.calls++;
+    this.#calls.add({ method, params, at, ok, result });
+    this.#changed();
+  }
+
+  #result(method: string, params: Params): unknown {
+    if (this.#results.has(method)) {
+      const result = this.#results.get(method);
+      return typeof result === "function" ? result(params) : result;
+    }
+    switch (method) {
+      case "setWebhook":
+        this.#setWebhook(params);
+        return true;
+      case "deleteWebhook":
+        this.#setWebhook({ ...params, url: "" });
+        return true;
+      case "getWebhookInfo": {
+        const allowed_updates = this.#store.allowedUpdates;
+        return {
+          url: this.#webhook.url,
+          has_custom_certificate: false,
+          pending_update_count: this.#store.size,
+          ...(allowed_updates.length > 0 ? { allowed_updates } : {}),
+        };
+      }
+    }
+    const sent = (message: unknown) => this.#sent.add(message);
+    return this.#answers.result(method, params, sent);
+  }
+
+  #setWebhook(params: Params): void {
+    const { url = "", secret_token, allowed_updates } = params;
+    if (typeof url !== "string" || (url !== "" && !URL.canParse(url))) {
+      throw new ApiFailure(400, "Bad Request: invalid webhook URL specified");
+    }
+    if (Array.isArray(allowed_updates)) this.#store.allow(allowed_updates);
+    if (params.drop_pending_updates === true) this.#store.drop();
+    this.#webhook = { url, secret_token: secret_token as string | undefined };
+    if (url !== "") this.#waiting?.end(conflict("terminated by setWebhook"));
+  }
+
+  #takeFault(method: string): ArmedFault | undefined {
+    const index = this.#faults.findIndex((armed) =>
+      armed.method === method || armed.method === "*"
+    );
+    const armed = this.#faults[index];
+    if (armed !== undefined && --armed.times <= 0) {
+      this.#faults.splice(index, 1);
+    }
+    return armed;
+  }
+
+  #delay(send: () => void): void {
+    if (this.#latency === 0) send();
+    else this.#after(this.#latency, send);
+  }
+
+  #after(milliseconds: number, then: () => void): Timer {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      then();
+    }, milliseconds);
+    this.#timers.add(timer);
+    return timer;
+  }
+
+  #clear(timer: Timer): void {
+    clearTimeout(timer);
+    this.#timers.delete(timer);
+  }
+
+  #changed(): void {
+    if (this.#waiters.size === 0 || this.#isChecking) return;
+    this.#isChecking = true;
+    queueMicrotask(() => {
+      this.#isChecking = false;
+      for (const waiter of this.#waiters) waiter.check();
+    });
+  }
+}
