@@ -5,6 +5,7 @@
  * @example
  * ```ts
  * import { startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
  * import { Bot } from "grammy";
  *
  * await using server = await startBotApiServer({ quirks: false });
@@ -14,7 +15,7 @@
  * const running = bot.start();
  * server.pushText("/start");
  * const call = await server.waitForCall("sendMessage");
- * console.assert(call.params.text === "Welcome!");
+ * assertEquals(call.params.text, "Welcome!");
  * await bot.stop();
  * await running;
  * ```
@@ -256,12 +257,13 @@ export interface BotApiServer extends AsyncDisposable {
  * @example
  * ```ts
  * import { startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
  *
  * await using server = await startBotApiServer();
  * server.pushText("Hello");
  * const response = await fetch(`${server.url}/bot${server.token}/getUpdates`);
  * const { result } = await response.json();
- * console.assert(result[0].message.text === "Hello");
+ * assertEquals(result[0].message.text, "Hello");
  * ```
  */
 export async function startBotApiServer(
@@ -290,6 +292,8 @@ export async function startBotApiServer(
     is_bot: true,
   };
   const server = createServer();
+  // No idle connection is closed in the moment when its client uses it again.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(port, "127.0.0.1", () => {
