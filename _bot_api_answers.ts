@@ -230,7 +230,8 @@ function content(method: string, params: Params): Record<string, unknown> {
   const kindOfFile = name === "media_group" ? String(params.type) : name;
   const given = params[kindOfFile] ?? params.media;
   if (given === undefined) return {};
-  const file_id = typeof given === "string" ? given : "uploaded";
+  const isId = typeof given === "string" && !given.startsWith("attach://");
+  const file_id = isId ? given : "uploaded";
   const size = { width: 1, height: 1, duration: 1, file_size: 1 };
   const file = { file_id, file_unique_id: `u${file_id}`, ...size };
   return { [kindOfFile]: kindOfFile === "photo" ? [file] : file };

@@ -60,6 +60,8 @@ interface WaitingPoll {
   end(failure?: ApiFailure): void;
 }
 
+const CLOSED = "The Bot API server is closed";
+
 /** The state of a local server, and what each method does to it. */
 export class LocalServer implements BotApiServer {
   readonly url: string;
@@ -218,25 +220,29 @@ export class LocalServer implements BotApiServer {
     options?: WaitOptions,
   ): Promise<ApiCall> {
     const condition = () => this.calls(method).find(test);
-    return await this.waitFor(condition, options);
+    return await this.#wait(condition, `a call of '${method}'`, options);
   }
 
   async waitFor<T>(
     condition: () => T | undefined | null | false,
+    options?: WaitOptions,
+  ): Promise<T> {
+    return await this.#wait(condition, String(condition), options);
+  }
+
+  async #wait<T>(
+    condition: () => T | undefined | null | false,
+    what: string,
     { timeout = 5000 }: WaitOptions = {},
   ): Promise<T> {
     check("timeout", timeout, 0, MAX_TIMER);
     const found = condition();
     if (found) return found;
-    if (this.#closed) throw new Error("The Bot API server is closed");
+    if (this.#closed) throw new Error(`${CLOSED}: cannot wait for ${what}`);
     return await new Promise((resolve, reject) => {
       const timer = this.#after(timeout, () => {
         this.#waiters.delete(waiter);
-        reject(
-          new Error(
-            `What the test waits for did not happen in ${timeout} ms: ${condition}`,
-          ),
-        );
+        reject(new Error(`Waited ${timeout} ms in vain for ${what}`));
       });
       const end = () => {
         this.#clear(timer);
@@ -314,7 +320,7 @@ export class LocalServer implements BotApiServer {
       for (const timer of this.#timers) clearTimeout(timer);
       this.#timers.clear();
       for (const { reject } of this.#waiters) {
-        reject(new Error("The Bot API server is closed"));
+        reject(new Error(CLOSED));
       }
       this.#waiters.clear();
       this.#server.close(() => resolve());
@@ -346,7 +352,7 @@ export class LocalServer implements BotApiServer {
       return exchange.refuse(new ApiFailure(413, "Request Entity Too Large"));
     }
     const type = request.headers["content-type"] ?? "";
-    const params = await decodeParams(query, type, body);
+    const params = decodeParams(query, type, body);
     if (params === undefined) {
       const description = "Bad Request: can't parse the parameters";
       return exchange.refuse(new ApiFailure(400, description));

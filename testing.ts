@@ -183,6 +183,7 @@ export interface BotApiServer extends AsyncDisposable {
    * Makes updates available to the bot, in this order. Those without an `update_id` get
    * ascending ones, from 1. Types the bot did not allow are dropped, as Telegram does. An
    * id lower than all before, pushed while nothing is unconfirmed, begins a new sequence.
+   * Push thousands of updates in several calls: a call takes only so many arguments.
    *
    * Returns the updates with their ids. Throws a `TypeError` or a `RangeError`, and
    * pushes none, if one is not an object or its id is not an integer of 0..2^53-1.

@@ -155,11 +155,11 @@ Deno.test("throttle slows down polls that repeat an offset", () => {
   assertEquals(apply(0, 0), [100, 0]);
 });
 
-Deno.test("parameters come as JSON, forms, and in the query", async () => {
+Deno.test("parameters come as JSON, forms, and in the query", () => {
   const encode = (text: string) => new TextEncoder().encode(text);
-  assertEquals(await decodeParams(undefined, "", encode("")), {});
+  assertEquals(decodeParams(undefined, "", encode("")), {});
   assertEquals(
-    await decodeParams(
+    decodeParams(
       "a=1&b=[2]",
       "application/json",
       encode('{"b":{"c":3}}'),
@@ -167,7 +167,7 @@ Deno.test("parameters come as JSON, forms, and in the query", async () => {
     { a: "1", b: { c: 3 } },
   );
   assertEquals(
-    await decodeParams(
+    decodeParams(
       undefined,
       "application/x-www-form-urlencoded; charset=utf-8",
       encode("text=[x]&list=[1]&broken={&flag=true&id=12"),
@@ -175,17 +175,37 @@ Deno.test("parameters come as JSON, forms, and in the query", async () => {
     { text: "[x]", list: [1], broken: "{", flag: true, id: "12" },
   );
   for (const bad of ["", "{", "[]", "1", "null"]) {
-    const params = await decodeParams(
+    const params = decodeParams(
       undefined,
       "application/json",
       encode(bad),
     );
     assertEquals(params, bad === "" ? {} : undefined, bad);
   }
-  const multipart = await decodeParams(
+  const multipart = decodeParams(
     undefined,
     "multipart/form-data",
     encode("x"),
   );
   assertEquals(multipart, undefined);
+});
+
+Deno.test("parameters come as multipart forms, their files described", async () => {
+  const form = new FormData();
+  form.append("caption", "[ä]\r\n");
+  form.append("list", "[1]");
+  form.append(
+    "photo",
+    new File([new Uint8Array(1000)], "a b.png", { type: "image/png" }),
+  );
+  form.append("chat_id", "5");
+  const response = new Response(form);
+  const type = response.headers.get("content-type")!;
+  const body = new Uint8Array(await response.arrayBuffer());
+  assertEquals(decodeParams(undefined, type, body), {
+    caption: "[ä]\r\n",
+    list: [1],
+    photo: { name: "a b.png", type: "image/png", size: 1000 },
+    chat_id: "5",
+  });
 });

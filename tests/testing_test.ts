@@ -292,7 +292,10 @@ Deno.test("server answers all methods plausibly and records them", async () => {
   assert(photo.message_id > sent.message_id);
   const upload = new InputFile(new Uint8Array([1, 2, 3]), "a.bin");
   const file = await api.sendDocument("@channel", upload, { caption: "up" });
-  assertEquals(file.caption, "up");
+  assertEquals([file.caption, file.chat.type], ["up", "supergroup"]);
+  assertEquals(file.document.file_id, "uploaded");
+  const { params } = server.calls("sendDocument")[0];
+  assert(Object.values(params).some((v) => (v as Json).name === "a.bin"));
   const album = await api.sendMediaGroup(5, [
     { type: "photo", media: "p" },
     { type: "video", media: "v" },
@@ -556,7 +559,12 @@ Deno.test("waiting ends when the condition holds, throws, or takes too long", as
   await assertRejects(
     () => server.waitFor(() => false, { timeout: 5 }),
     Error,
-    "in 5 ms",
+    "Waited 5 ms in vain for ()",
+  );
+  await assertRejects(
+    () => server.waitForCall("getMe", undefined, { timeout: 5 }),
+    Error,
+    "a call of 'getMe'",
   );
   const closed = assertRejects(
     () => server.waitForCall("getMe"),
