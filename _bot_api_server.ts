@@ -27,10 +27,11 @@ import {
 import {
   conflict,
   Exchange,
-  OTHER_GET_UPDATES,
   readBody,
   WEBHOOK_ACTIVE,
 } from "./_bot_api_exchange.ts";
+import { LongPolling } from "./_bot_api_polling.ts";
+import { Timers, Waiters } from "./_bot_api_waiting.ts";
 import type {
   ApiCall,
   BotApiServer,
@@ -44,23 +45,8 @@ import type {
   WaitOptions,
 } from "./testing.ts";
 
-type Timer = ReturnType<typeof setTimeout>;
 type Params = Record<string, unknown>;
-type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 type ArmedFault = Required<FaultOptions> & { fault: Fault };
-
-interface Waiter {
-  check(): void;
-  reject(error: Error): void;
-}
-
-/** A getUpdates call that waits for updates. */
-interface WaitingPoll {
-  take(): void;
-  end(failure?: ApiFailure): void;
-}
-
-const CLOSED = "The Bot API server is closed";
 
 /** The state of a local server, and what each method does to it. */
 export class LocalServer implements BotApiServer {
@@ -68,20 +54,16 @@ export class LocalServer implements BotApiServer {
   readonly #server: Server;
   readonly #store: UpdateStore;
   readonly #answers: Answers;
-  readonly #throttle: PollThrottle | undefined;
-  readonly #polls: History<Mutable<Poll>>;
+  readonly #polling: LongPolling;
   readonly #calls: History<ApiCall>;
   readonly #sent: History<unknown>;
   readonly #results = new Map<string, unknown>();
-  #counts = { polls: 0, calls: 0 };
+  #callCount = 0;
   #faults: ArmedFault[] = [];
   #latency = 0;
   #webhook = { url: "", secret_token: undefined as string | undefined };
-  // At most one: a second getUpdates ends the first.
-  #waiting: WaitingPoll | undefined;
-  #waiters = new Set<Waiter>();
-  #isChecking = false;
-  #timers = new Set<Timer>();
+  #timers = new Timers();
+  #waiters = new Waiters(this.#timers);
   #closed: Promise<void> | undefined;
 
   constructor(
@@ -96,8 +78,13 @@ export class LocalServer implements BotApiServer {
     this.url = `http://127.0.0.1:${port}`;
     this.#store = new UpdateStore(history * 100);
     this.#answers = new Answers(botInfo);
-    this.#throttle = quirks ? new PollThrottle() : undefined;
-    this.#polls = new History(history);
+    this.#polling = new LongPolling(
+      this.#store,
+      quirks ? new PollThrottle() : undefined,
+      history,
+      this.#timers,
+      () => this.#waiters.check(),
+    );
     this.#calls = new History(history);
     this.#sent = new History(history);
     server.on("request", (request, response) => {
@@ -127,9 +114,8 @@ export class LocalServer implements BotApiServer {
     for (const { update, json } of stored) {
       this.#store.push(update.update_id, typeOf(update), json);
     }
-    // Later, so that updates pushed in one go come in one answer.
-    if (this.#waiting) queueMicrotask(() => this.#waiting?.take());
-    this.#changed();
+    this.#polling.notify();
+    this.#waiters.check();
     return stored.map(({ update }) => update);
   }
 
@@ -196,7 +182,7 @@ export class LocalServer implements BotApiServer {
   }
 
   polls(): Poll[] {
-    return this.#polls.list();
+    return this.#polling.polls.list();
   }
 
   calls(method?: string): ApiCall[] {
@@ -211,7 +197,12 @@ export class LocalServer implements BotApiServer {
 
   stats(): BotApiServerStats {
     const unconfirmed = this.#store.size;
-    return { ...this.#store.counts, unconfirmed, ...this.#counts };
+    return {
+      ...this.#store.counts,
+      unconfirmed,
+      polls: this.#polling.count,
+      calls: this.#callCount,
+    };
   }
 
   async waitForCall(
@@ -220,54 +211,22 @@ export class LocalServer implements BotApiServer {
     options?: WaitOptions,
   ): Promise<ApiCall> {
     const condition = () => this.calls(method).find(test);
-    return await this.#wait(condition, `a call of '${method}'`, options);
+    return await this.#waiters.wait(
+      condition,
+      `a call of '${method}'`,
+      options,
+    );
   }
 
   async waitFor<T>(
     condition: () => T | undefined | null | false,
     options?: WaitOptions,
   ): Promise<T> {
-    return await this.#wait(condition, String(condition), options);
-  }
-
-  async #wait<T>(
-    condition: () => T | undefined | null | false,
-    what: string,
-    { timeout = 5000 }: WaitOptions = {},
-  ): Promise<T> {
-    check("timeout", timeout, 0, MAX_TIMER);
-    const found = condition();
-    if (found) return found;
-    if (this.#closed) throw new Error(`${CLOSED}: cannot wait for ${what}`);
-    return await new Promise((resolve, reject) => {
-      const timer = this.#after(timeout, () => {
-        this.#waiters.delete(waiter);
-        reject(new Error(`Waited ${timeout} ms in vain for ${what}`));
-      });
-      const end = () => {
-        this.#clear(timer);
-        this.#waiters.delete(waiter);
-      };
-      const waiter: Waiter = {
-        check: () => {
-          try {
-            const value = condition();
-            if (!value) return;
-            end();
-            resolve(value);
-          } catch (error) {
-            end();
-            reject(error);
-          }
-        },
-        reject,
-      };
-      this.#waiters.add(waiter);
-    });
+    return await this.#waiters.wait(condition, String(condition), options);
   }
 
   clearHistory(): void {
-    this.#polls.clear();
+    this.#polling.polls.clear();
     this.#calls.clear();
     this.#sent.clear();
     this.#store.delivered.clear();
@@ -317,12 +276,8 @@ export class LocalServer implements BotApiServer {
 
   close(): Promise<void> {
     return this.#closed ??= new Promise((resolve) => {
-      for (const timer of this.#timers) clearTimeout(timer);
-      this.#timers.clear();
-      for (const { reject } of this.#waiters) {
-        reject(new Error(CLOSED));
-      }
-      this.#waiters.clear();
+      this.#waiters.close();
+      this.#timers.clearAll();
       this.#server.close(() => resolve());
       this.#server.closeAllConnections();
     });
@@ -341,6 +296,7 @@ export class LocalServer implements BotApiServer {
     const [, token, method] = /^\/bot([^/]+)\/(?:test\/)?(\w+)$/.exec(path) ??
       [];
     const body = await readBody(request);
+    if (this.#closed) return;
     const exchange = new Exchange(response, (send) => this.#delay(send));
     if (method === undefined || !TOKEN.test(token)) {
       return exchange.refuse(new ApiFailure(404, "Not Found"));
@@ -366,72 +322,20 @@ export class LocalServer implements BotApiServer {
   }
 
   #poll(params: Params, exchange: Exchange, at: number, skip: boolean): void {
-    const asked = pollParams(params);
-    const poll: Mutable<Poll> = {
-      ...asked,
-      throttled: false,
-      at,
-      outcome: "waiting",
-      count: 0,
-    };
-    this.#counts.polls++;
-    this.#polls.add(poll);
-    const ended = (outcome: Poll["outcome"]) => {
-      poll.outcome = exchange.fault === undefined ? outcome : "failed";
-      poll.endedAt = Date.now();
-      this.#changed();
-    };
     if (skip) {
+      const poll = this.#polling.record(pollParams(params), at);
       exchange.answer("");
-      return ended("failed");
+      return this.#polling.ended(poll, exchange, "failed");
     }
     if (this.#webhook.url !== "") {
+      const poll = this.#polling.record(pollParams(params), at);
       exchange.refuse(conflict(WEBHOOK_ACTIVE));
-      return ended("refused");
+      return this.#polling.ended(poll, exchange, "refused");
     }
     if (Array.isArray(params.allowed_updates)) {
       this.#store.allow(params.allowed_updates);
     }
-    this.#waiting?.end(conflict(OTHER_GET_UPDATES));
-    const { limit, timeout } = this.#throttle?.apply(asked) ?? asked;
-    poll.throttled = limit !== asked.limit || timeout !== asked.timeout;
-
-    const answer = (updates: { json: string }[]) => {
-      const list = updates.map(({ json }) => json).join(",");
-      exchange.answer(`{"ok":true,"result":[${list}]}`);
-      poll.count = updates.length;
-      ended("answered");
-    };
-    const updates = this.#store.take(asked.offset, limit);
-    if (updates.length > 0 || timeout === 0) return answer(updates);
-    // Nobody is there to wait if the client broke off in the meantime.
-    if (exchange.isClosed) return ended("aborted");
-    const leave = () => {
-      this.#clear(timer);
-      this.#waiting = undefined;
-      exchange.onDisconnect = undefined;
-    };
-    const waiting: WaitingPoll = {
-      take: () => {
-        const updates = this.#store.take(asked.offset, limit);
-        if (updates.length === 0) return;
-        leave();
-        answer(updates);
-      },
-      end: (failure) => {
-        leave();
-        if (failure === undefined) return ended("aborted");
-        exchange.refuse(failure);
-        ended("refused");
-      },
-    };
-    const timer = this.#after(timeout * 1000, () => {
-      leave();
-      answer([]);
-    });
-    this.#waiting = waiting;
-    exchange.onDisconnect = () => waiting.end();
-    this.#changed();
+    this.#polling.poll(pollParams(params), exchange, at);
   }
 
   #call(
@@ -457,9 +361,9 @@ export class LocalServer implements BotApiServer {
         );
       }
     }
-    this.#counts.calls++;
+    this.#callCount++;
     this.#calls.add({ method, params, at, ok, result });
-    this.#changed();
+    this.#waiters.check();
   }
 
   #result(method: string, params: Params): unknown {
@@ -496,7 +400,7 @@ export class LocalServer implements BotApiServer {
     if (Array.isArray(allowed_updates)) this.#store.allow(allowed_updates);
     if (params.drop_pending_updates === true) this.#store.drop();
     this.#webhook = { url, secret_token: secret_token as string | undefined };
-    if (url !== "") this.#waiting?.end(conflict("terminated by setWebhook"));
+    if (url !== "") this.#polling.end("terminated by setWebhook request");
   }
 
   #takeFault(method: string): ArmedFault | undefined {
@@ -512,29 +416,6 @@ export class LocalServer implements BotApiServer {
 
   #delay(send: () => void): void {
     if (this.#latency === 0) send();
-    else this.#after(this.#latency, send);
-  }
-
-  #after(milliseconds: number, then: () => void): Timer {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      then();
-    }, milliseconds);
-    this.#timers.add(timer);
-    return timer;
-  }
-
-  #clear(timer: Timer): void {
-    clearTimeout(timer);
-    this.#timers.delete(timer);
-  }
-
-  #changed(): void {
-    if (this.#waiters.size === 0 || this.#isChecking) return;
-    this.#isChecking = true;
-    queueMicrotask(() => {
-      this.#isChecking = false;
-      for (const waiter of this.#waiters) waiter.check();
-    });
+    else this.#timers.after(this.#latency, send);
   }
 }
