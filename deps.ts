@@ -1,0 +1,10 @@
+/** The one place that names grammY. Its types only; nothing runs from here. */
+import type { Api } from "npm:grammy@1";
+export type { Update, UserFromGetMe } from "npm:grammy@1/types";
+
+/**
+ * The type of the signals that grammY's API methods take. The npm types of
+ * grammY want the one of the package `abort-controller` here; at runtime it is
+ * the web standard's.
+ */
+export type GrammySignal = NonNullable<Parameters<Api["getUpdates"]>[1]>;

@@ -1,0 +1,221 @@
+import type { TaskOutcome } from "./queue.ts";
+
+/** What every event of a runner has in common with no other. */
+export type RunnerEvent<Y = unknown> =
+  | PollEvent
+  | {
+    /** The runner started. */
+    type: "started";
+  }
+  | {
+    /** An update ended. Made only if there is a hook to hear of it. */
+    type: "ended";
+    /** The update. */
+    update: Y;
+    /**
+     * Whether its handler resolved, it failed and the error handler was called,
+     * or it exceeded the time limit.
+     */
+    outcome: TaskOutcome;
+    /** Milliseconds between its arrival and its end for which it did not run. */
+    waitedMs: number;
+    /** Milliseconds for which it ran. */
+    ranMs: number;
+    /** What the handler failed with if `outcome` is `"failed"`. */
+    error?: unknown;
+  }
+  | {
+    /** The error handler of the bot, or a timeout handler, failed itself. */
+    type: "handler-failed";
+    /** What it failed with. */
+    error: unknown;
+    /** The update that it was called for. */
+    update: Y;
+  }
+  | {
+    /** A stop began: no more updates are fetched, those under way finish. */
+    type: "draining";
+    /** Number of updates that are under way. */
+    updates: number;
+  }
+  | {
+    /** The last request of a stop failed: handled updates may come again. */
+    type: "confirm-failed";
+    /** Why. */
+    error: unknown;
+  }
+  | {
+    /** A function that was registered to run at the stop failed. */
+    type: "stop-hook-failed";
+    /** What it failed with. */
+    error: unknown;
+  }
+  | {
+    /** The runner stopped. */
+    type: "stopped";
+    /** Number of updates that were given up because a stop ran out of time. */
+    unfinished: number;
+    /** Number of updates that such a stop kept from being started. */
+    unstarted: number;
+  }
+  | {
+    /** The runner can not go on; it finishes what it can and stops. */
+    type: "fatal";
+    /** Why; `task()` rejects with it. */
+    error: unknown;
+  }
+  | {
+    /** Something worth knowing about the inbox. */
+    type: "inbox";
+    /** What happened, as a sentence. */
+    message: string;
+    /** The error behind it, if there is one. */
+    error?: unknown;
+    /** The update that it is about, if there is one. */
+    update?: Y;
+    /** Whether it is a failure or only news. */
+    level: "error" | "info";
+  };
+
+/** The part of the events that tells about fetching. */
+export type PollEvent =
+  | {
+    /** A call to `getUpdates` was answered. */
+    type: "poll";
+    /** Milliseconds that it took. */
+    durationMs: number;
+    /** Number of updates that it brought. */
+    count: number;
+  }
+  | {
+    /** A call failed and is going to be repeated. */
+    type: "poll-failed";
+    /** Why. */
+    error: unknown;
+    /** Number of failures in a row, starting at 1. */
+    failures: number;
+    /** Milliseconds until the next try. */
+    retryInMs: number;
+    /** What to do about it, where that is known. */
+    hint?: string;
+  }
+  | {
+    /** A call took longer than it can, and was abandoned. */
+    type: "stalled";
+    /** Milliseconds after which it was abandoned. */
+    afterMs: number;
+  }
+  | {
+    /** Fetching works again. */
+    type: "recovered";
+    /** Number of failures in a row before. */
+    failures: number;
+    /** Milliseconds since the first of them. */
+    downMs: number;
+  };
+
+/**
+ * What the runner is doing: not started yet; fetching; waiting to fetch again
+ * after a failure; finishing updates during a stop; stopped; or stopped because
+ * of an error.
+ */
+export type RunnerState =
+  | "idle"
+  | "polling"
+  | "retrying"
+  | "draining"
+  | "stopped"
+  | "failed";
+
+/**
+ * A snapshot of the numbers of a runner. They count from its creation, also
+ * across stops.
+ *
+ * @example
+ * ```ts
+ * import { run } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * function main() {
+ *   const handle = run(new Bot("123456:token"));
+ *   const { state, running, handled } = handle.stats();
+ *   console.log(`${state}: ${running} running, ${handled} handled so far`);
+ * }
+ * ```
+ */
+export interface RunnerStats {
+  /** What the runner is doing. */
+  state: RunnerState;
+  /** Number of updates fetched. */
+  received: number;
+  /** Number of updates whose handlers resolved. */
+  handled: number;
+  /** Number of updates whose handlers failed. */
+  failed: number;
+  /** Number of updates that exceeded the time limit. */
+  timedOut: number;
+  /** Number of updates that are running now. */
+  running: number;
+  /** Number of updates that were started and wait for others, for example in
+   * `sequentialize`. */
+  parked: number;
+  /** Number of updates that are fetched and not started. */
+  buffered: number;
+  /** Number of calls to `getUpdates` that were answered. */
+  polls: number;
+  /** When the last of them was answered, in milliseconds since the epoch. */
+  lastPollAt: number | undefined;
+  /** The last error in fetching, or the fatal one. */
+  lastError: unknown;
+  /** Milliseconds for which the oldest running update has been running. */
+  oldestRunningMs: number;
+  /** What the inbox tells about itself. */
+  inbox: Record<string, number | boolean>;
+}
+
+/**
+ * Prints what went wrong, and when it works again. Prints nothing while all is
+ * well.
+ */
+export function logEvent(event: RunnerEvent): void {
+  switch (event.type) {
+    case "poll-failed": {
+      const seconds = (event.retryInMs / 1000).toFixed(1);
+      log(`Could not fetch updates; next try in ${seconds} s:`, event.error);
+      if (event.hint) log(event.hint);
+      break;
+    }
+    case "recovered":
+      log(
+        `Fetching updates works again after ${event.failures} failures in ${
+          (event.downMs / 1000).toFixed(1)
+        } s`,
+      );
+      break;
+    case "handler-failed":
+      log(
+        "The error handler failed itself. The default error handler of grammY rethrows all errors: did you forget to set one with `bot.catch`?",
+        event.error,
+      );
+      break;
+    case "confirm-failed":
+      log(
+        "Could not confirm the last updates to Telegram; they may come again:",
+        event.error,
+      );
+      break;
+    case "stop-hook-failed":
+      log("A function registered to run at the stop failed:", event.error);
+      break;
+    case "fatal":
+      log("The runner stops because of an error:", event.error);
+      break;
+    case "inbox":
+      if (event.level === "error") log(event.message, event.error ?? "");
+      break;
+  }
+}
+
+function log(...data: unknown[]): void {
+  console.error("[grammY runner]", ...data);
+}

@@ -1,0 +1,211 @@
+import { keyOf } from "./_key.ts";
+import { slotOf } from "./_slot.ts";
+
+/** An update that has asked for its constraints. */
+interface Entry {
+  /** Constraints of the update; without repetitions. */
+  readonly keys: string[];
+  /** Number of predecessors that still hold or await one of the constraints. */
+  blockers: number;
+  /** Entries that count this one among their blockers, once per shared key. */
+  successors: Entry[] | undefined;
+  /** Called when `blockers` reaches 0; set iff the update waits. */
+  proceed: (() => void) | undefined;
+  /** Given up while it waited: it passes its turn on when that comes. */
+  cancelled: boolean;
+  released: boolean;
+}
+
+/**
+ * For every constraint in use the newest update that has asked for it. Each
+ * update waits for those it found there, which form a graph without cycles, as
+ * all edges point to older updates.
+ */
+export class ConstraintMap {
+  readonly #newest = new Map<string, Entry>();
+
+  /** Number of constraints that are held or awaited. */
+  get size(): number {
+    return this.#newest.size;
+  }
+
+  /** Queues up for all keys at once. */
+  acquire(keys: string[]): Entry {
+    const entry: Entry = {
+      keys,
+      blockers: 0,
+      successors: undefined,
+      proceed: undefined,
+      cancelled: false,
+      released: false,
+    };
+    for (const key of keys) {
+      const predecessor = this.#newest.get(key);
+      if (predecessor !== undefined) {
+        (predecessor.successors ??= []).push(entry);
+        entry.blockers++;
+      }
+      this.#newest.set(key, entry);
+    }
+    return entry;
+  }
+
+  /** Lets the successors go. Releasing an entry again does nothing. */
+  release(entry: Entry): void {
+    // A loop, as a long row of cancelled entries would overflow the stack.
+    const released = [entry];
+    for (let entry = released.pop(); entry; entry = released.pop()) {
+      if (entry.released) continue;
+      entry.released = true;
+      for (const key of entry.keys) {
+        if (this.#newest.get(key) === entry) this.#newest.delete(key);
+      }
+      for (const successor of entry.successors ?? []) {
+        if (--successor.blockers > 0) continue;
+        if (successor.cancelled) released.push(successor);
+        else successor.proceed?.();
+      }
+      entry.successors = undefined;
+    }
+  }
+
+  /**
+   * Gives up an entry that waits. Its successors still owe their order to its
+   * predecessors, hence it keeps its place until its turn comes.
+   */
+  cancel(entry: Entry): void {
+    entry.cancelled = true;
+    if (entry.blockers === 0) this.release(entry);
+  }
+}
+
+/**
+ * Creates middleware that handles updates one after another where that matters,
+ * and concurrently otherwise. It prevents race conditions, for example between
+ * two messages in the same chat that access the same session.
+ *
+ * Updates that share a constraint run in the order in which they arrive at this
+ * middleware. An update with several constraints waits for all of its
+ * predecessors. Under `run`, an update that waits takes up no slot of the
+ * concurrency limit, and its time limit stands still. An update that exceeds its
+ * time limit frees its constraints, so that the others go on.
+ *
+ * Install it before everything that needs the order to be kept.
+ *
+ * @param constraint Returns the constraints of an update: a string, or several,
+ * or nothing for updates that need not wait for others. Repeated, empty, and
+ * undefined constraints are ignored. By default, updates are ordered by chat, or
+ * by user if they belong to no chat.
+ * @returns Middleware for a bot
+ * @throws {TypeError} If `constraint` is not a function
+ *
+ * @example
+ * ```ts
+ * import { sequentialize } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * const bot = new Bot("123456:token");
+ * bot.use(sequentialize((ctx) => [`${ctx.chat?.id}`, `${ctx.from?.id}`]));
+ * ```
+ */
+export function sequentialize<C extends { update: object }>(): (
+  ctx: C,
+  next: () => void | Promise<void>,
+) => Promise<void>;
+export function sequentialize<C>(
+  constraint: (
+    ctx: C,
+  ) => string | readonly (string | undefined)[] | null | undefined,
+): (ctx: C, next: () => void | Promise<void>) => Promise<void>;
+export function sequentialize<C>(
+  constraint: (
+    ctx: C,
+  ) => string | readonly (string | undefined)[] | null | undefined =
+    defaultConstraint,
+): (ctx: C, next: () => void | Promise<void>) => Promise<void> {
+  if (typeof constraint !== "function") {
+    throw new TypeError(
+      `Cannot sequentialize: constraint must be a function: received ${constraint}`,
+    );
+  }
+  const map = new ConstraintMap();
+
+  return (ctx, next) => {
+    try {
+      const keys = normalize(constraint(ctx));
+      if (keys === undefined) return Promise.resolve(next());
+      const entry = map.acquire(keys);
+      return entry.blockers === 0
+        ? runHolding(map, entry, ctx, next)
+        : runInTurn(map, entry, ctx, next);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  };
+}
+
+function defaultConstraint(ctx: unknown): string {
+  return keyOf((ctx as { update: object }).update);
+}
+
+/** The constraints without repetitions, or `undefined` if there are none. */
+function normalize(
+  constraint: string | readonly (string | undefined)[] | null | undefined,
+): string[] | undefined {
+  if (typeof constraint === "string") {
+    return constraint === "" ? undefined : [constraint];
+  }
+  if (constraint === undefined || constraint === null) return undefined;
+  if (!Array.isArray(constraint)) {
+    throw new TypeError(
+      `Cannot sequentialize: constraints must be strings: received ${constraint}`,
+    );
+  }
+  const keys = new Set<string>();
+  for (const key of constraint) {
+    if (key === undefined || key === null || key === "") continue;
+    if (typeof key !== "string") {
+      throw new TypeError(
+        `Cannot sequentialize: constraints must be strings: received ${key}`,
+      );
+    }
+    keys.add(key);
+  }
+  return keys.size > 0 ? [...keys] : undefined;
+}
+
+async function runHolding(
+  map: ConstraintMap,
+  entry: Entry,
+  ctx: unknown,
+  next: () => void | Promise<void>,
+): Promise<void> {
+  try {
+    slotOf(ctx)?.onTimeout(() => map.release(entry));
+    await next();
+  } finally {
+    map.release(entry);
+  }
+}
+
+async function runInTurn(
+  map: ConstraintMap,
+  entry: Entry,
+  ctx: unknown,
+  next: () => void | Promise<void>,
+): Promise<void> {
+  const slot = slotOf(ctx);
+  try {
+    if (slot === undefined) {
+      await new Promise<void>((resolve) => entry.proceed = resolve);
+    } else {
+      const turn = slot.park();
+      entry.proceed = () => slot.resume();
+      await turn;
+    }
+  } catch (error) {
+    map.cancel(entry); // by a stop
+    throw error;
+  }
+  await runHolding(map, entry, ctx, next);
+}
