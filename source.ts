@@ -91,9 +91,6 @@ export interface SourceOptions {
 /** The number of updates that one call to `getUpdates` can return. */
 const FULL_BATCH = 100;
 
-/** How long a closed source waits for a supplier that ignores its signal. */
-const CLOSE_GRACE_MS = 1000;
-
 /**
  * Creates a source that fetches updates from a supplier.
  *
@@ -150,9 +147,10 @@ export function createSource<Y>(
     let lastArrival = Date.now();
     try {
       while (!signal.aborted) {
-        const batch = await untilClosed(
-          supplier.supply(pace, signal as AbortSignal & GrammySignal, emit),
-          signal,
+        const batch = await supplier.supply(
+          pace,
+          signal as AbortSignal & GrammySignal,
+          emit,
         );
         const now = Date.now();
         yield batch;
@@ -199,27 +197,4 @@ export function createSource<Y>(
 function msToFill(count: number, size: number, elapsedMs: number): number {
   if (count === 0 || count >= size) return 0;
   return elapsedMs * (size / count - 1);
-}
-
-/**
- * Passes the request's result on. Once the signal has aborted, a request that
- * goes on all the same is abandoned after a while.
- */
-async function untilClosed<T>(
-  request: Promise<T>,
-  signal: AbortSignal,
-): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let close: (() => void) | undefined;
-  const abandoned = new Promise<never>((_, reject) => {
-    close = () =>
-      timer = setTimeout(() => reject(signal.reason), CLOSE_GRACE_MS);
-    signal.addEventListener("abort", close, { once: true });
-  });
-  try {
-    return await Promise.race([request, abandoned]);
-  } finally {
-    clearTimeout(timer);
-    signal.removeEventListener("abort", close!);
-  }
 }

@@ -1,0 +1,501 @@
+import { sleep } from "./_time.ts";
+import type { PollEvent, RunnerEvent } from "./events.ts";
+import type { UpdateInbox } from "./inbox.ts";
+import type { TaskEnd, TaskObserver } from "./queue.ts";
+import type { UpdateSink } from "./sink.ts";
+import type { UpdateSource } from "./source.ts";
+
+/** How long a closed source may take to end before it is left to itself. */
+const CLOSE_GRACE_MS = 1000;
+
+/** The parts that a run joins, and whom it tells about what happens. */
+export interface RunParts<Y> {
+  source: UpdateSource<Y>;
+  sink: UpdateSink<Y> & { room(): number };
+  inbox: UpdateInbox<Y>;
+  botId: number | undefined;
+  /** Whether somebody wants to hear how each update ends. */
+  observed: boolean;
+  emit(event: RunnerEvent<Y>): void;
+  onPoll(event: PollEvent): void;
+  onReceived(count: number): void;
+  onEnded(end: TaskEnd<Y>, receivedAt: number | undefined): void;
+  /** Updates that an earlier run gave up while they were running. */
+  leftovers: Leftovers<Y>;
+}
+
+/**
+ * Updates that still run although their run is over, because its stop ran out of
+ * time. A durable inbox offers them to the next run again, which must not run
+ * them a second time at the same time.
+ */
+export class Leftovers<Y> {
+  /** What to call at the end of a leftover, by the key of its update. */
+  readonly #running = new Map<unknown, (() => void)[]>();
+
+  add(update: Y): void {
+    this.#running.set(keyOf(update), []);
+  }
+
+  ended(update: Y): void {
+    if (this.#running.size === 0) return;
+    const callbacks = this.#running.get(keyOf(update));
+    this.#running.delete(keyOf(update));
+    for (const callback of callbacks ?? []) callback();
+  }
+
+  /** Calls back at the end of the update; returns false if it is no leftover. */
+  await(update: Y, callback: () => void): boolean {
+    if (this.#running.size === 0) return false;
+    const callbacks = this.#running.get(keyOf(update));
+    callbacks?.push(callback);
+    return callbacks !== undefined;
+  }
+}
+
+function keyOf(update: unknown): unknown {
+  return idOf(update) ?? update;
+}
+
+function idOf(update: unknown): number | undefined {
+  return (update as { update_id?: number } | null | undefined)?.update_id;
+}
+
+/** One life of a runner, from a start to the end of the stop. */
+export class Run<Y> implements TaskObserver<Y> {
+  /** Resolves when everything is over; never rejects. */
+  readonly done: Promise<void>;
+  /** The error that the run ended with. */
+  error: unknown;
+  failed = false;
+  stopping = false;
+  over = false;
+  /** Updates that were given up while they were running. */
+  unfinished: Y[] = [];
+  /** Updates that were given up before they got to run. */
+  unstarted: Y[] = [];
+
+  readonly #parts: RunParts<Y>;
+  /** Aborts at the stop: nothing more is fetched. */
+  readonly #stop = new AbortController();
+  /** Aborts when the last moment to confirm in time has come. */
+  readonly #hurry = new AbortController();
+  /** Aborts when the time for the stop is up. */
+  readonly #expiry = new AbortController();
+  /** Resolves when the fetching half has ended. */
+  #received: Promise<void> = Promise.resolve();
+  readonly #stopHooks = new Set<() => void | Promise<void>>();
+  /** Updates that the sink or a leftover has, and that have not ended. */
+  #outstanding = 0;
+  #wakeDrained: (() => void) | undefined;
+  #appended = 0;
+  #taken = 0;
+  /** Taken from the inbox, and not handed to the sink for lack of room. */
+  #held: Y[] = [];
+
+  /** The newest batch from the source. */
+  #batch: Y[] = [];
+  /** Whether the batch after that one was asked for. */
+  #askedForMore = false;
+  /** Updates of the newest batch that were not handed to the sink. */
+  #untouched = new Set<Y>();
+  /** Largest id of the updates of the newest batch that were handed over. */
+  #touchedId = -Infinity;
+  /** Updates that a stop leaves on Telegram. */
+  #left = new Set<Y>();
+  /** When updates were received; only if somebody wants to know. */
+  readonly #receivedAt = new WeakMap<object, number>();
+
+  constructor(parts: RunParts<Y>, previous: Promise<void> | undefined) {
+    this.#parts = parts;
+    this.done = this.#main(previous);
+  }
+
+  /** Number of updates in the run that the sink has not got yet. */
+  get held(): number {
+    return this.#held.length;
+  }
+
+  /** Ends fetching; everything else follows from that. */
+  stop(): void {
+    if (this.stopping) return;
+    this.stopping = true;
+    this.#left = this.#leave();
+    this.#parts.emit({ type: "draining", updates: this.#outstanding });
+    this.#stop.abort(new DOMException("The runner was stopped", "AbortError"));
+    this.#parts.source.close();
+  }
+
+  /**
+   * Gives up whatever has not ended after a number of milliseconds. Resolves
+   * when the run is over, and then at the latest.
+   */
+  async expireAfter(ms: number): Promise<void> {
+    const finished = new AbortController();
+    const expire = async () => {
+      const lead = Math.min(1000, ms / 2);
+      await sleep(ms - lead, finished.signal);
+      this.#hurry.abort();
+      await sleep(lead, finished.signal);
+      this.#expire();
+      // Whatever can be cleaned up without waiting gets the chance to be.
+      await sleep(0, finished.signal);
+    };
+    await Promise.race([this.done, expire()]);
+    finished.abort();
+  }
+
+  ended(end: TaskEnd<Y>): void {
+    const { elem } = end;
+    this.#parts.leftovers.ended(elem);
+    this.#parts.onEnded(end, this.#receivedAt.get(elem as object));
+    if (this.#expiry.signal.aborted) return;
+    this.#settle(elem);
+  }
+
+  handlerFailed(error: unknown, update: Y): void {
+    this.#parts.emit({ type: "handler-failed", error, update });
+  }
+
+  onStop(callback: () => void | Promise<void>): void {
+    this.#stopHooks.add(callback);
+  }
+
+  async #main(previous: Promise<void> | undefined): Promise<void> {
+    const { inbox, botId, emit } = this.#parts;
+    await previous;
+    try {
+      await inbox.open({ botId, signal: this.#stop.signal, emit });
+    } catch (error) {
+      this.#failUnlessStopped(error);
+      return this.#finish();
+    }
+    if (!this.stopping) emit({ type: "started" });
+    this.#received = this.#receive()
+      .catch((error) => this.#failUnlessStopped(error));
+    const handled = this.#handle()
+      .catch((error) => this.#failUnlessStopped(error));
+    await Promise.race([
+      Promise.all([this.#received, handled]),
+      aborted(this.#expiry.signal),
+    ]);
+    await this.#drained(this.#hurry.signal);
+    await this.#confirm();
+    await this.#drained(this.#expiry.signal);
+    await this.#cleanUp();
+    this.#finish();
+  }
+
+  /** Runs what wants to run at the stop, and closes the inbox. */
+  async #cleanUp(): Promise<void> {
+    const { inbox, emit } = this.#parts;
+    for (const hook of this.#stopHooks) {
+      try {
+        await hook();
+      } catch (error) {
+        emit({ type: "stop-hook-failed", error });
+      }
+    }
+    try {
+      if (!inbox.durable && this.#expiry.signal.aborted) {
+        await this.#reportBuffered();
+      }
+      await inbox.close();
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #finish(): void {
+    this.stopping = this.over = true;
+    this.#parts.emit({
+      type: "stopped",
+      unfinished: this.unfinished.length,
+      unstarted: this.unstarted.length,
+    });
+  }
+
+  #failUnlessStopped(error: unknown): void {
+    if (this.stopping && isAbort(error)) return;
+    this.#fail(error);
+  }
+
+  #fail(error: unknown): void {
+    if (!this.failed) {
+      this.failed = true;
+      this.error = error;
+      this.#parts.emit({ type: "fatal", error });
+    }
+    this.stop();
+  }
+
+  /** The half that fetches: from the source into the inbox. */
+  async #receive(): Promise<void> {
+    const { source, inbox, onPoll } = this.#parts;
+    const { signal } = this.#stop;
+    source.setGeneratorPace(inbox.lookahead ?? 100);
+    while (!signal.aborted) {
+      const leading = await inbox.lead?.(signal);
+      const close = () => source.close();
+      leading?.addEventListener("abort", close, { once: true });
+      const generator = source.generator(onPoll);
+      try {
+        if (leading?.aborted) continue;
+        if (!await this.#drainSource(generator, leading)) break;
+      } finally {
+        leading?.removeEventListener("abort", close);
+        source.close();
+        // A generator that is stuck in a request never gets to hear of this.
+        generator.return(undefined).catch(() => {});
+      }
+    }
+    // A source that has come to its end ends the run.
+    if (!signal.aborted) this.stop();
+  }
+
+  /** Returns whether to start over, as another process may fetch now. */
+  async #drainSource(
+    generator: AsyncGenerator<Y[]>,
+    leading: AbortSignal | undefined,
+  ): Promise<boolean> {
+    const { source, inbox, onReceived } = this.#parts;
+    const { signal } = this.#stop;
+    // What cannot be fetched again is stored even though the runner stops.
+    const appendSignal = source.confirm ? signal : this.#expiry.signal;
+    while (true) {
+      this.#askedForMore = true;
+      let result: IteratorResult<Y[]> | undefined;
+      try {
+        result = await untilClosed(generator.next(), signal);
+      } catch (error) {
+        // Closing the source has interrupted it.
+        if (signal.aborted || leading?.aborted) result = undefined;
+        else throw error;
+      }
+      if (result === undefined || result.done) return leading?.aborted ?? false;
+      const batch = result.value;
+      this.#note(batch);
+      onReceived(batch.length);
+      if (signal.aborted && source.confirm) {
+        this.#left = this.#leave();
+        return false;
+      }
+      try {
+        await inbox.append(batch, appendSignal);
+      } catch (error) {
+        // Nothing of it was stored.
+        if (source.confirm) {
+          this.#untouched = new Set(batch);
+          this.#left = this.#leave(true);
+        } else {
+          this.unstarted.push(...batch);
+        }
+        throw error;
+      }
+      this.#appended += batch.length;
+      if (leading?.aborted) return true;
+    }
+  }
+
+  #note(batch: Y[]): void {
+    const { source, inbox, observed } = this.#parts;
+    this.#askedForMore = false;
+    if (batch.length === 0) return;
+    this.#batch = batch;
+    this.#touchedId = -Infinity;
+    if (source.confirm && !inbox.durable) this.#untouched = new Set(batch);
+    if (!observed) return;
+    const now = Date.now();
+    for (const update of batch) {
+      if (typeof update === "object" && update !== null) {
+        this.#receivedAt.set(update, now);
+      }
+    }
+  }
+
+  /**
+   * The updates that a stop leaves on Telegram: those that have not been
+   * acknowledged, have not been started, and come after all that have been.
+   */
+  #leave(notStored = false): Set<Y> {
+    const { source, inbox } = this.#parts;
+    if (!source.confirm || (inbox.durable && !notStored)) return new Set();
+    const acknowledged = source.acknowledged?.() ??
+      (this.#askedForMore ? Infinity : -Infinity);
+    return new Set(
+      [...this.#untouched].filter((update) => {
+        const id = idOf(update)!;
+        return id >= acknowledged && id > this.#touchedId;
+      }),
+    );
+  }
+
+  /** The half that handles: from the inbox into the sink. */
+  async #handle(): Promise<void> {
+    const { sink, inbox } = this.#parts;
+    while (!this.#expiry.signal.aborted) {
+      let room = sink.room();
+      while (room < 1) {
+        await sink.handle([]);
+        if (this.#expiry.signal.aborted) return;
+        room = sink.room();
+      }
+      if (this.#held.length === 0) {
+        const taken = await this.#take(room);
+        if (taken === undefined) return;
+        this.#held = taken;
+        continue; // the room may be another one by now
+      }
+      if (this.stopping && inbox.durable && !this.failed) return;
+      const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));
+      this.#outstanding += batch.length;
+      if (batch.length > 0) await sink.handle(batch, this);
+    }
+  }
+
+  /** Takes updates from the inbox; `undefined` if there are none to come. */
+  async #take(limit: number): Promise<Y[] | undefined> {
+    const { inbox } = this.#parts;
+    if (!this.stopping) {
+      try {
+        const taken = await inbox.take(limit, this.#stop.signal);
+        this.#taken += taken.length;
+        return taken;
+      } catch (error) {
+        if (!this.stopping || error !== this.#stop.signal.reason) throw error;
+      }
+    }
+    // A clean stop leaves in a durable inbox what is there. Where the inbox is
+    // in memory, or fetching has failed, what has been received still runs.
+    if (inbox.durable && !this.failed) return undefined;
+    if (this.buffered === 0) await this.#received;
+    if (this.buffered === 0) return undefined;
+    const taken = await inbox.take(limit, this.#expiry.signal);
+    this.#taken += taken.length;
+    return taken;
+  }
+
+  /** Number of updates in the inbox that can be taken. */
+  get buffered(): number {
+    const { inbox } = this.#parts;
+    const buffered = inbox.stats?.().buffered;
+    if (typeof buffered === "number") return buffered;
+    return inbox.durable ? 0 : this.#appended - this.#taken;
+  }
+
+  /** Whether to hand an update to the sink. */
+  #mayRun(update: Y): boolean {
+    if (this.#left.size > 0 && this.#left.has(update)) return false;
+    const { leftovers } = this.#parts;
+    const isLeftover = leftovers.await(update, () => {
+      if (!this.#expiry.signal.aborted) this.#settle(update);
+    });
+    if (isLeftover) {
+      this.#outstanding++;
+      return false;
+    }
+    if (this.#untouched.delete(update)) {
+      this.#touchedId = Math.max(this.#touchedId, idOf(update)!);
+    }
+    return true;
+  }
+
+  #settle(update: Y): void {
+    try {
+      const settled = this.#parts.inbox.settle(update);
+      settled?.catch((error) => this.#fail(error));
+    } catch (error) {
+      this.#fail(error);
+    }
+    if (--this.#outstanding === 0) this.#wakeDrained?.();
+  }
+
+  /** Waits until all updates under way have ended, or the signal aborts. */
+  #drained(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#outstanding === 0 || signal.aborted) return resolve();
+      const wake = () => {
+        signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      this.#wakeDrained = wake;
+      signal.addEventListener("abort", wake, { once: true });
+    });
+  }
+
+  /** Tells Telegram where to go on next time. */
+  async #confirm(): Promise<void> {
+    const { source, emit } = this.#parts;
+    const ids = (updates: Iterable<Y>) => [...updates].map((u) => idOf(u)!);
+    const offset = this.#left.size > 0
+      ? Math.min(...ids(this.#left))
+      : Math.max(...ids(this.#batch)) + 1;
+    if (!source.confirm || !Number.isFinite(offset)) return;
+    try {
+      await source.confirm(offset, this.#expiry.signal);
+    } catch (error) {
+      emit({ type: "confirm-failed", error });
+    }
+  }
+
+  /** Gives up whatever has not ended. */
+  #expire(): void {
+    if (this.#expiry.signal.aborted) return;
+    const { sink, leftovers } = this.#parts;
+    const reason = new DOMException("The stop ran out of time", "AbortError");
+    const given = sink.abandon?.(reason, this) ?? { running: [], parked: [] };
+    this.unfinished = given.running;
+    for (const update of given.running) leftovers.add(update);
+    this.unstarted.push(...given.parked, ...this.#notLeft(this.#held));
+    this.#held = [];
+    this.#expiry.abort(reason);
+  }
+
+  /** What a crash of memory would lose is at least reported. */
+  async #reportBuffered(): Promise<void> {
+    const { signal } = new AbortController();
+    while (this.buffered > 0) {
+      const taken = await this.#parts.inbox.take(Infinity, signal);
+      this.#taken += taken.length;
+      this.unstarted.push(...this.#notLeft(taken));
+    }
+  }
+
+  #notLeft(updates: Y[]): Y[] {
+    return updates.filter((update) => !this.#left.has(update));
+  }
+}
+
+function isAbort(error: unknown): boolean {
+  return (error as Error | undefined)?.name === "AbortError";
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+/**
+ * Passes the result of a source on. Once the signal has aborted, a source that
+ * goes on all the same is left to itself after a while: `undefined`.
+ */
+async function untilClosed<T>(
+  request: Promise<T>,
+  signal: AbortSignal,
+): Promise<T | undefined> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let close: () => void;
+  const left = new Promise<undefined>((resolve) => {
+    close = () => timer = setTimeout(() => resolve(undefined), CLOSE_GRACE_MS);
+    if (signal.aborted) close();
+    else signal.addEventListener("abort", close, { once: true });
+  });
+  try {
+    return await Promise.race([request, left]);
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", close!);
+  }
+}

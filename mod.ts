@@ -1,0 +1,71 @@
+/**
+ * Runs grammY bots on long polling, concurrently and reliably.
+ *
+ * @example
+ * ```ts
+ * import { run, sequentialize } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * function main() {
+ *   const bot = new Bot("123456:token");
+ *   bot.use(sequentialize((ctx) => ctx.chat?.id.toString()));
+ *   bot.on("message", (ctx) => ctx.reply("Got it!"));
+ *   bot.catch(console.error);
+ *   run(bot);
+ * }
+ * ```
+ *
+ * @module
+ */
+export { abortSignal } from "./_slot.ts";
+export type {
+  PollEvent,
+  RunnerEvent,
+  RunnerState,
+  RunnerStats,
+} from "./events.ts";
+export {
+  type BotAdapter,
+  createUpdateFetcher,
+  createUpdateSupplier,
+  type FetchOptions,
+  type RunnerOptions,
+} from "./fetcher.ts";
+export {
+  createMemoryInbox,
+  type InboxRun,
+  type MemoryInboxOptions,
+  type UpdateInbox,
+} from "./inbox.ts";
+export {
+  DecayingDeque,
+  type DequeOptions,
+  type Slot,
+  type TaskEnd,
+  type TaskObserver,
+  type TaskOutcome,
+} from "./queue.ts";
+export {
+  createRunner,
+  type CreateRunnerOptions,
+  run,
+  type RunnerHandle,
+  type RunOptions,
+  type StopOptions,
+  type StopReport,
+} from "./runner.ts";
+export { sequentialize } from "./sequentialize.ts";
+export {
+  createBatchSink,
+  createConcurrentSink,
+  createSequentialSink,
+  type SinkOptions,
+  type UpdateConsumer,
+  type UpdateSink,
+} from "./sink.ts";
+export {
+  createSource,
+  type SourceOptions,
+  type UpdateSource,
+  type UpdateSupplier,
+} from "./source.ts";
