@@ -175,12 +175,15 @@ export class Run<Y> implements TaskObserver<Y> {
       .catch((error) => this.#failUnlessStopped(error));
     const handled = this.#handle()
       .catch((error) => this.#failUnlessStopped(error));
-    await Promise.race([
-      Promise.all([this.#received, handled]),
-      aborted(this.#expiry.signal),
-    ]);
+    // A stop with a time limit confirms early enough to do so in time, even if
+    // there is more to start; whatever does not make it then is reported.
+    const over = Promise.all([this.#received, handled]);
+    const expired = aborted(this.#expiry.signal);
+    await Promise.race([over, aborted(this.#hurry.signal)]);
+    await Promise.race([this.#received, expired]);
     await this.#drained(this.#hurry.signal);
     await this.#confirm();
+    await Promise.race([over, expired]);
     await this.#drained(this.#expiry.signal);
     await this.#cleanUp();
     this.#finish();
@@ -448,6 +451,7 @@ export class Run<Y> implements TaskObserver<Y> {
     for (const update of given.running) leftovers.add(update);
     this.unstarted.push(...given.parked, ...this.#notLeft(this.#held));
     this.#held = [];
+    this.#hurry.abort();
     this.#expiry.abort(reason);
   }
 

@@ -1,0 +1,797 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { BotError, type Context } from "grammy";
+import {
+  abortSignal,
+  createConcurrentSink,
+  createMemoryInbox,
+  createRunner,
+  createSequentialSink,
+  createSource,
+  createUpdateSupplier,
+  run,
+  type RunnerEvent,
+  sequentialize,
+  type UpdateInbox,
+  type UpdateSink,
+  type UpdateSource,
+} from "../mod.ts";
+import { slotOf } from "../_slot.ts";
+import type { Update } from "../deps.ts";
+import {
+  captureErrors,
+  createBot,
+  Deferred,
+  pushTexts,
+  receiveAll,
+  runBot,
+  sleep,
+  startServer,
+  until,
+} from "./_bot.ts";
+
+const SILENT = { runner: { silent: true } };
+
+function ids(updates: Update[]): number[] {
+  return updates.map((update) => update.update_id);
+}
+
+Deno.test("run fetches updates, handles them, and stops cleanly", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  bot.on("message:text", (ctx) => ctx.reply(`re: ${ctx.msg.text}`));
+  const handle = run(bot);
+  assert(handle.isRunning());
+  server.pushText("hello");
+  const call = await server.waitForCall("sendMessage");
+  assertEquals(call.params.text, "re: hello");
+  const task = handle.task();
+  await handle.stop();
+  await task;
+  assert(!handle.isRunning());
+  assertEquals(handle.task(), undefined);
+  assertEquals(server.unconfirmed(), []);
+  assertEquals(handle.size(), 0);
+});
+
+Deno.test("run handles updates concurrently", async () => {
+  await using server = await startServer();
+  const all = new Deferred();
+  let running = 0;
+  const handle = runBot(server, async () => {
+    if (++running === 50) all.resolve();
+    await all.promise;
+  });
+  pushTexts(server, 50);
+  await all.promise;
+  await handle.stop();
+});
+
+Deno.test("run passes errors to bot.catch and goes on", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const errors: unknown[] = [];
+  bot.catch((error) => void errors.push(error));
+  bot.on("message:text", (ctx) => {
+    if (ctx.msg.text === "0") throw new Error("oh no");
+    return ctx.reply("fine");
+  });
+  const handle = run(bot);
+  pushTexts(server, 2);
+  await server.waitForCall("sendMessage");
+  await handle.stop();
+  assertEquals(errors.length, 1);
+  assertInstanceOf(errors[0], BotError);
+  assertEquals((errors[0].error as Error).message, "oh no");
+  const { handled, failed } = handle.stats();
+  assertEquals({ handled, failed }, { handled: 1, failed: 1 });
+});
+
+Deno.test("run survives an error handler that fails, and prints so", async () => {
+  await using server = await startServer();
+  const events: RunnerEvent<Update>[] = [];
+  const printed = await captureErrors(async () => {
+    const bot = createBot(server);
+    bot.catch(() => {
+      throw new Error("handler broken");
+    });
+    bot.on("message:text", (ctx) => {
+      if (ctx.msg.text === "0") throw new Error("oh no");
+      return ctx.reply("fine");
+    });
+    const handle = run(bot, { onEvent: (event) => events.push(event) });
+    pushTexts(server, 2);
+    await server.waitForCall("sendMessage");
+    await handle.stop();
+  });
+  assertStringIncludes(printed.join(), "handler broken");
+  const event = events.find((event) => event.type === "handler-failed");
+  assertEquals(event?.update.update_id, 1);
+});
+
+Deno.test("run never exceeds the concurrency, from the first batch on", async () => {
+  await using server = await startServer();
+  pushTexts(server, 100);
+  let running = 0, most = 0, handled = 0;
+  const done = new Deferred();
+  const handle = runBot(server, async () => {
+    most = Math.max(most, ++running);
+    await sleep(2);
+    running--;
+    if (++handled === 100) done.resolve();
+  }, { sink: { concurrency: 7 } });
+  await done.promise;
+  await handle.stop();
+  assertEquals(most, 7);
+});
+
+Deno.test("the concurrency holds with parked and resumed updates", async () => {
+  await using server = await startServer();
+  for (let i = 0; i < 100; i++) pushTexts(server, 1, i % 3 === 0 ? 1 : i);
+  let running = 0, most = 0, handled = 0;
+  const done = new Deferred();
+  const bot = createBot(server);
+  bot.use(sequentialize());
+  bot.use(async () => {
+    most = Math.max(most, ++running);
+    await sleep(1);
+    running--;
+    if (++handled === 100) done.resolve();
+  });
+  const handle = run(bot, { sink: { concurrency: 7 } });
+  await done.promise;
+  await handle.stop();
+  assertEquals(most, 7);
+});
+
+for (const flood of [1_000, 6_000]) {
+  Deno.test(`a chat that floods ${flood} updates does not starve others`, async () => {
+    await using server = await startServer();
+    const release = new Deferred();
+    const others = new Deferred();
+    let answered = 0, flooded = 0;
+    const order: string[] = [];
+    const bot = createBot(server);
+    bot.use(sequentialize());
+    bot.on("message:text", async (ctx) => {
+      if (ctx.chat.id === 1) {
+        await release.promise;
+        flooded++;
+        order.push(ctx.msg.text);
+      } else if (++answered === 20) others.resolve();
+    });
+    const early = Math.min(flood, 5_000);
+    pushTexts(server, early);
+    for (let chat = 2; chat < 22; chat++) pushTexts(server, 1, chat);
+    if (flood > early) {
+      for (let i = early; i < flood; i++) {
+        server.pushText(`${i}`, { userId: 1, chatId: 1 });
+      }
+    }
+    const handle = run(bot, { sink: { concurrency: 100 } });
+    await others.promise; // while none of the flood has ended
+    assertEquals(flooded, 0);
+    release.resolve();
+    await until(() => flooded === flood);
+    await handle.stop();
+    assertEquals(order, Array.from({ length: flood }, (_, i) => `${i}`));
+    assertEquals(server.unconfirmed(), []);
+  });
+}
+
+Deno.test("a timed-out update frees its chat, aborts its signal, and is counted", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const timedOut: number[] = [];
+  const reasons: unknown[] = [];
+  bot.use(sequentialize());
+  bot.on("message:text", (ctx) => {
+    if (ctx.msg.text !== "0") return ctx.reply("next");
+    const signal = abortSignal(ctx);
+    return new Promise<void>((resolve) =>
+      signal.addEventListener("abort", () => {
+        reasons.push(signal.reason.name);
+        resolve();
+      })
+    );
+  });
+  const handle = run(bot, {
+    sink: {
+      timeout: {
+        milliseconds: 20,
+        handler: (update) => timedOut.push(update.update_id),
+      },
+    },
+  });
+  pushTexts(server, 2);
+  await server.waitForCall("sendMessage");
+  await handle.stop();
+  assertEquals(timedOut, [1]);
+  assertEquals(reasons, ["TimeoutError"]);
+  const { handled, failed, timedOut: count } = handle.stats();
+  assertEquals([handled, failed, count], [1, 0, 1]);
+});
+
+Deno.test("abortSignal never aborts outside a runner", () => {
+  assertEquals(abortSignal({ update: {} }).aborted, false);
+});
+
+// Stopping.
+
+Deno.test("after a clean stop, another process gets what was not started: 5 updates", async () => {
+  await using server = await startServer();
+  const seen: number[] = [];
+  const first = new Deferred();
+  const handle = runBot(server, (ctx) => {
+    seen.push(ctx.update.update_id);
+    first.resolve();
+  });
+  const pushed = ids(pushTexts(server, 5));
+  await first.promise;
+  await handle.stop();
+  const rest = await receiveAll(server);
+  assertEquals([...seen, ...rest], pushed);
+});
+
+Deno.test("after a stop in the first handler, 60 updates at concurrency 5 are neither lost nor doubled", async () => {
+  await using server = await startServer();
+  const pushed = ids(pushTexts(server, 60));
+  const seen: number[] = [];
+  let stopped: Promise<void> | undefined;
+  const started = new Deferred();
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    stopped ??= handle.stop();
+    started.resolve();
+    await sleep(1);
+  }, { sink: { concurrency: 5 } });
+  await started.promise;
+  await stopped;
+  const rest = await receiveAll(server);
+  assertEquals([...seen, ...rest], pushed);
+});
+
+Deno.test("with a small lookahead, a stop leaves updates to another process", async () => {
+  await using server = await startServer();
+  const pushed = ids(pushTexts(server, 300));
+  const seen: number[] = [];
+  const started = new Deferred();
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    started.resolve();
+    await sleep(1);
+  }, {
+    sink: { concurrency: 5 },
+    inbox: createMemoryInbox({ lookahead: 10 }),
+  });
+  await started.promise;
+  await sleep(10);
+  await handle.stop();
+  const rest = await receiveAll(server);
+  assert(rest.length > 0);
+  assertEquals([...seen, ...rest], pushed);
+});
+
+Deno.test("a handle that is started again handles what its stop left", async () => {
+  await using server = await startServer();
+  const pushed = ids(pushTexts(server, 300));
+  const seen: number[] = [];
+  let waiter = new Deferred();
+  let goal = 1;
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    if (seen.length >= goal) waiter.resolve();
+    await sleep(1);
+  }, {
+    sink: { concurrency: 5 },
+    inbox: createMemoryInbox({ lookahead: 10 }),
+  });
+  await waiter.promise;
+  await handle.stop();
+  assert(seen.length < 300);
+  for (goal of [seen.length + 20, 300]) {
+    waiter = new Deferred();
+    handle.start();
+    await waiter.promise;
+    await handle.stop();
+  }
+  assertEquals(seen, pushed);
+  assertEquals(server.unconfirmed(), []);
+});
+
+Deno.test("a handle can be started again before its stop has finished", async () => {
+  await using server = await startServer();
+  const release = new Deferred();
+  const seen: string[] = [];
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.msg!.text!);
+    await release.promise;
+  });
+  pushTexts(server, 1);
+  await until(() => seen.length === 1);
+  const stopped = handle.stop();
+  assert(!handle.isRunning());
+  handle.start();
+  assert(handle.isRunning());
+  release.resolve();
+  await stopped;
+  server.pushText("again");
+  await until(() => seen.length === 2);
+  await handle.stop();
+  assertEquals(seen, ["0", "again"]);
+});
+
+Deno.test("stop before start resolves, and start on a running runner does nothing", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const sink = createConcurrentSink<Update>(
+    { consume: (update) => bot.handleUpdate(update) },
+    () => Promise.resolve(),
+  );
+  const handle = createRunner(createSource(createUpdateSupplier(bot)), sink);
+  assertEquals(handle.stats().state, "idle");
+  await handle.stop();
+  assertEquals(await handle.stop({ timeout: 5 }), {
+    unfinished: [],
+    unstarted: [],
+  });
+  assertEquals(handle.task(), undefined);
+  handle.start();
+  const task = handle.task();
+  handle.start();
+  assertEquals(handle.task(), task);
+  await Promise.all([
+    handle.stop(),
+    handle.stop(),
+    handle.stop({ timeout: 9 }),
+  ]);
+  assertEquals(handle.stats().state, "stopped");
+});
+
+for (
+  const [name, fault] of [
+    ["backing off", { status: 502 }],
+    ["waiting out a 429", { status: 429, retryAfter: 1000 }],
+    ["polling a server that hangs", "hang"],
+  ] as const
+) {
+  Deno.test(`stop ends a runner at once while ${name}`, async () => {
+    await using server = await startServer();
+    server.fail(fault, { times: Infinity });
+    const handle = runBot(server, () => {}, {
+      runner: { silent: true, retryInterval: 1e9 },
+    });
+    await until(() => server.polls().length > 0);
+    await sleep(5);
+    await handle.stop();
+    assertEquals(handle.stats().state, "stopped");
+  });
+}
+
+Deno.test("stop does not wait for a final confirm that never answers", async () => {
+  await using server = await startServer();
+  const events: string[] = [];
+  const seen = new Deferred();
+  const bot = createBot(server);
+  bot.use(() => {
+    // The poll that would acknowledge the update hangs, too.
+    server.fail("hang", { times: Infinity });
+    seen.resolve();
+  });
+  const handle = run(bot, {
+    runner: { silent: true, pollGrace: 30 },
+    onEvent: (event) => events.push(event.type),
+  });
+  pushTexts(server, 1);
+  await seen.promise;
+  await handle.stop();
+  assert(events.includes("confirm-failed"));
+  assertEquals(events.at(-1), "stopped");
+});
+
+Deno.test("stop({ timeout }) reports what it gives up, aborts signals, and confirms", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const aborted: number[] = [];
+  const forever = new Deferred();
+  let running = 0;
+  bot.use(sequentialize());
+  bot.use(async (ctx: Context) => {
+    running++;
+    const signal = abortSignal(ctx);
+    signal.addEventListener("abort", () => aborted.push(ctx.chat!.id));
+    await forever.promise;
+  });
+  const [a, b] = [1, 1, 2].map((chat) => pushTexts(server, 1, chat)[0]);
+  const events: string[] = [];
+  const handle = run(bot, {
+    sink: { concurrency: 2 },
+    onEvent: (event) => events.push(event.type),
+  });
+  await until(() => running === 2);
+  const report = await handle.stop({ timeout: 100 });
+  assert(!events.includes("confirm-failed"));
+  assertEquals(ids(report.unfinished), [a.update_id, 3]);
+  assertEquals(ids(report.unstarted), [b.update_id]);
+  assertEquals(aborted, [1, 2]);
+  assertEquals(server.unconfirmed(), []);
+  forever.resolve();
+  await until(() => handle.size() === 0);
+  assertEquals(running, 2);
+});
+
+Deno.test("stop({ timeout }) reports buffered updates, too", async () => {
+  await using server = await startServer();
+  const pushed = ids(pushTexts(server, 20));
+  const forever = new Deferred();
+  let running = 0;
+  const handle = runBot(server, () => {
+    running++;
+    return forever.promise;
+  }, { sink: { concurrency: 3 } });
+  await until(() => running === 3);
+  await until(() => server.polls().length === 2);
+  const report = await handle.stop({ timeout: 100 });
+  assertEquals(ids(report.unfinished), pushed.slice(0, 3));
+  assertEquals(ids(report.unstarted), pushed.slice(3));
+  forever.resolve();
+  await until(() => handle.size() === 0);
+});
+
+Deno.test("stop({ timeout }) resolves early when all updates have ended", async () => {
+  await using server = await startServer();
+  const handle = runBot(server, () => sleep(1));
+  pushTexts(server, 3);
+  await until(() => handle.stats().handled === 3);
+  const report = await handle.stop({ timeout: 1e6 });
+  assertEquals(report, { unfinished: [], unstarted: [] });
+});
+
+Deno.test("stop refuses a bad timeout", async () => {
+  await using server = await startServer();
+  const handle = runBot(server, () => {});
+  await assertRejects(
+    () => handle.stop({ timeout: NaN }),
+    RangeError,
+    "timeout must be at least 0: received NaN",
+  );
+  await handle.stop();
+});
+
+Deno.test("a fatal error rejects the task, and stop still resolves", async () => {
+  await using server = await startServer();
+  server.fail({ status: 401, description: "Unauthorized" }, { times: 9 });
+  const handle = runBot(server, () => {}, SILENT);
+  const error = await assertRejects(() => handle.task()!);
+  assertStringIncludes((error as Error).message, "401");
+  assert(!handle.isRunning());
+  await handle.stop();
+  assertEquals(handle.stats().state, "failed");
+  assertEquals(handle.stats().lastError, error);
+  await assertRejects(() => handle.task()!);
+  server.clearFaults();
+  handle.start();
+  await until(() => handle.stats().polls === 0 && handle.isRunning());
+  await handle.stop();
+});
+
+Deno.test("a fatal error lets what was received finish", async () => {
+  await using server = await startServer();
+  const handled: string[] = [];
+  const bot = createBot(server);
+  bot.on("message:text", async (ctx) => {
+    server.fail({ status: 404, description: "Not Found" });
+    await sleep(1);
+    handled.push(ctx.msg.text);
+  });
+  const handle = run(bot, { ...SILENT, sink: { concurrency: 2 } });
+  pushTexts(server, 5);
+  await until(() => handled.length > 0);
+  server.pushText("wakes the poll");
+  await assertRejects(() => handle.task()!);
+  assertEquals(handled.slice(0, 5), ["0", "1", "2", "3", "4"]);
+});
+
+Deno.test("a signal stops the runner, and an aborted one keeps it from starting", async () => {
+  await using server = await startServer();
+  const controller = new AbortController();
+  const bot = createBot(server);
+  const handle = run(bot, { signal: controller.signal });
+  const task = handle.task();
+  controller.abort();
+  await task;
+  assert(!handle.isRunning());
+  assert(!run(bot, { signal: AbortSignal.abort() }).isRunning());
+});
+
+Deno.test("a handle disposes of itself", async () => {
+  await using server = await startServer();
+  const handle = runBot(server, () => {});
+  {
+    await using _ = handle;
+  }
+  assertEquals(handle.stats().state, "stopped");
+});
+
+Deno.test("a slot lets middleware run something at the stop, once", async () => {
+  await using server = await startServer();
+  const log: string[] = [];
+  const close = async () => {
+    await sleep(1);
+    log.push("closed");
+  };
+  const handle = runBot(server, (ctx) => {
+    slotOf(ctx)!.onStop(close);
+    log.push("handled");
+  });
+  pushTexts(server, 2);
+  await until(() => log.length === 2);
+  await handle.stop();
+  assertEquals(log, ["handled", "handled", "closed"]);
+});
+
+// Observing.
+
+Deno.test("events tell the story of a run", async () => {
+  await using server = await startServer();
+  const events: RunnerEvent<Update>[] = [];
+  const bot = createBot(server);
+  bot.catch(() => {});
+  bot.on("message:text", async (ctx) => {
+    await sleep(5);
+    if (ctx.msg.text === "1") throw new Error("oh no");
+  });
+  server.fail({ status: 500 }, { times: 2 });
+  pushTexts(server, 2);
+  const handle = run(bot, {
+    runner: { silent: true, retryInterval: 1 },
+    onEvent: (event) => events.push(event),
+  });
+  await until(() =>
+    events.filter((event) => event.type === "ended").length === 2
+  );
+  await handle.stop();
+  const types = events.map((event) => event.type);
+  assertEquals(types.filter((type) => type !== "poll" && type !== "ended"), [
+    "started",
+    "poll-failed",
+    "poll-failed",
+    "recovered",
+    "draining",
+    "stopped",
+  ]);
+  const poll = events.find((event) => event.type === "poll")!;
+  assertEquals(poll.count, 2);
+  const recovered = events.find((event) => event.type === "recovered")!;
+  assertEquals(recovered.failures, 2);
+  const ends = events.filter((event) => event.type === "ended");
+  assertEquals(
+    ends.map((end) => [end.update.update_id, end.outcome]).sort(),
+    [[1, "handled"], [2, "failed"]],
+  );
+  for (const end of ends) {
+    assert(end.ranMs >= 3 && end.ranMs < 5000);
+    assert(end.waitedMs >= 0 && end.waitedMs < 5000);
+  }
+});
+
+Deno.test("a hook that throws disturbs nothing", async () => {
+  await using server = await startServer();
+  const handle = runBot(server, (ctx) => ctx.reply("fine"), {
+    onEvent() {
+      throw new Error("hook broken");
+    },
+  });
+  pushTexts(server, 2);
+  await until(() => server.sent().length === 2);
+  await handle.stop();
+});
+
+Deno.test("nothing is printed while all is well, and nothing at all if silent", async () => {
+  await using server = await startServer();
+  const printed = await captureErrors(async () => {
+    const handle = runBot(server, (ctx) => ctx.reply("fine"));
+    pushTexts(server, 2);
+    await until(() => server.sent().length === 2);
+    await handle.stop();
+    server.fail({ status: 500 }, { times: 2 });
+    const silent = runBot(server, (ctx) => ctx.reply("fine"), {
+      runner: { silent: true, retryInterval: 1 },
+    });
+    pushTexts(server, 2);
+    await until(() => server.sent().length === 4);
+    await silent.stop();
+  });
+  assertEquals(printed, []);
+});
+
+Deno.test("stats tell what runs, waits and is buffered", async () => {
+  await using server = await startServer();
+  const release = new Deferred();
+  const bot = createBot(server);
+  bot.use(sequentialize());
+  bot.use(() => release.promise);
+  for (const chat of [1, 1, 2, 3, 4, 5]) pushTexts(server, 1, chat);
+  const handle = run(bot, { sink: { concurrency: 3 } });
+  await until(() => handle.stats().running === 3);
+  const stats = handle.stats();
+  assertEquals(stats.state, "polling");
+  assertEquals(stats.received, 6);
+  assertEquals(stats.parked, 1);
+  assertEquals(stats.buffered, 2);
+  assertEquals(handle.size(), 4);
+  const stopped = handle.stop();
+  assertEquals(handle.stats().state, "draining");
+  release.resolve();
+  await stopped;
+  assertEquals(handle.stats().handled + server.unconfirmed().length, 6);
+});
+
+// Parts made by others.
+
+Deno.test("a custom sink with the old members gets updates within its room", async () => {
+  await using server = await startServer();
+  const pushed = ids(pushTexts(server, 20));
+  const running = new Set<Update>();
+  const seen: number[] = [];
+  let most = 0;
+  const sink: UpdateSink<Update> = {
+    async handle(updates) {
+      for (const update of updates) {
+        seen.push(update.update_id);
+        running.add(update);
+        setTimeout(() => running.delete(update), 3);
+      }
+      most = Math.max(most, updates.length);
+      while (running.size >= 4) await sleep(1);
+      return 4 - running.size;
+    },
+    size: () => running.size,
+    snapshot: () => [...running],
+  };
+  const bot = createBot(server);
+  const handle = createRunner(createSource(createUpdateSupplier(bot)), sink);
+  handle.start();
+  await until(() => seen.length === 20);
+  await handle.stop();
+  assertEquals(running.size, 0);
+  assertEquals(seen, pushed);
+  assertEquals(handle.stats().handled, 20);
+  assertEquals(server.unconfirmed(), []);
+});
+
+Deno.test("a custom source with the old members loses nothing at a stop", async () => {
+  let open = false;
+  let n = 0;
+  const source: UpdateSource<number> = {
+    async *generator() {
+      open = true;
+      while (open) {
+        await sleep(1);
+        yield [n++, n++];
+      }
+    },
+    setGeneratorPace(pace) {
+      assert(pace > 0);
+    },
+    isActive: () => open,
+    close: () => void (open = false),
+  };
+  const seen: number[] = [];
+  const sink = createSequentialSink<number>({
+    async consume(update) {
+      await sleep(1);
+      seen.push(update);
+    },
+  }, () => Promise.resolve());
+  const handle = createRunner(source, sink);
+  handle.start();
+  while (seen.length < 5) await sleep(1);
+  await handle.stop();
+  assertEquals(seen, Array.from({ length: n }, (_, i) => i));
+});
+
+Deno.test("stop does not hang on a supplier that ignores its signal", async () => {
+  const source = createSource({
+    supply: () => new Promise<number[]>(() => {}),
+  });
+  const sink = createConcurrentSink<number>(
+    { consume: () => Promise.resolve() },
+    () => Promise.resolve(),
+  );
+  const handle = createRunner(source, sink);
+  handle.start();
+  await sleep(1);
+  await handle.stop();
+  assertEquals(handle.stats().state, "stopped");
+});
+
+Deno.test("a source that comes to its end ends the runner after the last update", async () => {
+  const seen: number[] = [];
+  const source: UpdateSource<number> = {
+    async *generator() {
+      yield [1, 2, 3];
+      yield [4];
+    },
+    setGeneratorPace() {},
+    isActive: () => false,
+    close() {},
+  };
+  const sink = createConcurrentSink<number>({
+    async consume(update) {
+      await sleep(1);
+      seen.push(update);
+    },
+  }, () => Promise.resolve());
+  const handle = createRunner(source, sink);
+  handle.start();
+  await handle.task();
+  assertEquals(seen, [1, 2, 3, 4]);
+});
+
+for (const step of ["open", "append", "take", "settle", "close"] as const) {
+  Deno.test(`an inbox whose ${step} fails ends the runner, and nothing unstored is confirmed`, async () => {
+    await using server = await startServer();
+    const memory = createMemoryInbox<Update>();
+    const inbox: UpdateInbox<Update> = Object.create(memory);
+    for (
+      const key of [
+        "open",
+        "append",
+        "take",
+        "settle",
+        "close",
+        "stats",
+      ] as const
+    ) {
+      // deno-lint-ignore no-explicit-any
+      (inbox as any)[key] = (...args: unknown[]) => {
+        if (key === step) return Promise.reject(new Error(`${step} broken`));
+        // deno-lint-ignore no-explicit-any
+        return (memory as any)[key](...args);
+      };
+    }
+    const seen: number[] = [];
+    const handle = runBot(server, (ctx) => {
+      seen.push(ctx.update.update_id);
+    }, { ...SILENT, inbox });
+    const pushed = ids(pushTexts(server, 3));
+    const task = handle.task()!;
+    if (step === "close") {
+      await until(() => seen.length === 3);
+      await Promise.all([
+        handle.stop(),
+        assertRejects(() => task, Error, `${step} broken`),
+      ]);
+    } else {
+      await assertRejects(() => task, Error, `${step} broken`);
+    }
+    const lost = pushed.filter((id) =>
+      !seen.includes(id) && !ids(server.unconfirmed()).includes(id)
+    );
+    // What was stored, but can no longer be taken, is the inbox's to lose.
+    assertEquals(lost, step === "take" ? lost : []);
+  });
+}
+
+Deno.test("a runner refuses parts that are none", () => {
+  const sink = createConcurrentSink<number>(
+    { consume: () => Promise.resolve() },
+    () => Promise.resolve(),
+  );
+  // deno-lint-ignore no-explicit-any
+  const none = {} as any;
+  assertThrows(() => createRunner(none, sink), TypeError, "generator");
+  assertThrows(
+    () => createRunner(createSource({ supply: none.x ?? (() => none) }), none),
+    TypeError,
+    "handle",
+  );
+  assertThrows(() => run(none), TypeError, "api.getUpdates");
+});
