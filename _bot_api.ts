@@ -6,7 +6,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import type { Update } from "npm:grammy@1/types";
+import type { Update } from "./deps.ts";
 
 /** An update on the server: serialised once, when it is pushed. */
 export interface StoredUpdate {

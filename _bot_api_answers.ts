@@ -2,7 +2,7 @@
  * Plausible answers of a Bot API server to all methods but getUpdates.
  * @module
  */
-import type { UserFromGetMe } from "npm:grammy@1/types";
+import type { UserFromGetMe } from "./deps.ts";
 
 /** What a failed call answers. */
 export class ApiFailure extends Error {

@@ -5,7 +5,7 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
+import type { Message, Update, UserFromGetMe } from "./deps.ts";
 import {
   check,
   decodeParams,

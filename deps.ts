@@ -1,6 +1,7 @@
 /** The one place that names grammY. Its types only; nothing runs from here. */
+// deno-lint-ignore no-import-prefix -- raw files have no import map
 import type { Api } from "npm:grammy@1";
-export type { Update, UserFromGetMe } from "npm:grammy@1/types";
+export type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
 
 /**
  * The type of the signals that grammY's API methods take. The npm types of

@@ -18,6 +18,7 @@
  * @module
  */
 export { abortSignal } from "./_slot.ts";
+export type { GrammySignal } from "./deps.ts";
 export type {
   PollEvent,
   RunnerEvent,

@@ -112,6 +112,7 @@ export function sequentialize<C extends { update: object }>(): (
   ctx: C,
   next: () => void | Promise<void>,
 ) => Promise<void>;
+/** The same with constraints of your own. */
 export function sequentialize<C>(
   constraint: (
     ctx: C,

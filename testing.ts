@@ -22,7 +22,7 @@
  * @module
  */
 import { createServer } from "node:http";
-import type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
+import type { Message, Update, UserFromGetMe } from "./deps.ts";
 import { check, MAX_TIMER, TOKEN } from "./_bot_api.ts";
 import { LocalServer } from "./_bot_api_server.ts";
 
@@ -134,6 +134,7 @@ export interface Poll {
 
 /** A call of any method other than getUpdates. */
 export interface ApiCall {
+  /** Its name, in the case it was called with. */
   readonly method: string;
   /** Fields of JSON bodies as they are; form fields stay strings unless they hold JSON. */
   readonly params: Record<string, unknown>;
