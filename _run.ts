@@ -97,7 +97,10 @@ export class Run<Y> implements TaskObserver<Y> {
   #batch: Y[] = [];
   /** Whether the batch after that one was asked for. */
   #askedForMore = false;
-  /** Updates of the newest batch that were not handed to the sink. */
+  /**
+   * Updates of the newest batch that were neither handed to the sink nor stored
+   * durably; empty if the source cannot take anything back.
+   */
   #untouched = new Set<Y>();
   /** Largest id of the updates of the newest batch that were handed over. */
   #touchedId = -Infinity;
@@ -286,27 +289,26 @@ export class Run<Y> implements TaskObserver<Y> {
       try {
         await inbox.append(batch, appendSignal);
       } catch (error) {
-        // Nothing of it was stored.
-        if (source.confirm) {
-          this.#untouched = new Set(batch);
-          this.#left = this.#leave(true);
-        } else {
-          this.unstarted.push(...batch);
-        }
+        // Nothing of it was stored. Telegram keeps it, if it can.
+        if (!source.confirm) this.unstarted.push(...batch);
         throw error;
       }
       this.#appended += batch.length;
+      if (inbox.durable) {
+        this.#untouched.clear();
+        if (this.stopping) this.#left = this.#leave();
+      }
       if (leading?.aborted) return true;
     }
   }
 
   #note(batch: Y[]): void {
-    const { source, inbox, observed } = this.#parts;
+    const { source, observed } = this.#parts;
     this.#askedForMore = false;
     if (batch.length === 0) return;
     this.#batch = batch;
     this.#touchedId = -Infinity;
-    if (source.confirm && !inbox.durable) this.#untouched = new Set(batch);
+    if (source.confirm) this.#untouched = new Set(batch);
     if (!observed) return;
     const now = Date.now();
     for (const update of batch) {
@@ -320,9 +322,8 @@ export class Run<Y> implements TaskObserver<Y> {
    * The updates that a stop leaves on Telegram: those that have not been
    * acknowledged, have not been started, and come after all that have been.
    */
-  #leave(notStored = false): Set<Y> {
-    const { source, inbox } = this.#parts;
-    if (!source.confirm || (inbox.durable && !notStored)) return new Set();
+  #leave(): Set<Y> {
+    const { source } = this.#parts;
     const acknowledged = source.acknowledged?.() ??
       (this.#askedForMore ? Infinity : -Infinity);
     return new Set(
@@ -349,7 +350,10 @@ export class Run<Y> implements TaskObserver<Y> {
         this.#held = taken;
         continue; // the room may be another one by now
       }
-      if (this.stopping && inbox.durable && !this.failed) return;
+      if (this.stopping && inbox.durable && !this.failed) {
+        this.#held = []; // still in the inbox
+        return;
+      }
       const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));
       this.#outstanding += batch.length;
       if (batch.length > 0) await sink.handle(batch, this);
@@ -429,10 +433,13 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Tells Telegram where to go on next time. */
   async #confirm(): Promise<void> {
     const { source, emit } = this.#parts;
-    const ids = (updates: Iterable<Y>) => [...updates].map((u) => idOf(u)!);
-    const offset = this.#left.size > 0
-      ? Math.min(...ids(this.#left))
-      : Math.max(...ids(this.#batch)) + 1;
+    let offset = this.#left.size > 0 ? Infinity : -Infinity;
+    for (const update of this.#left) offset = Math.min(offset, idOf(update)!);
+    if (this.#left.size === 0) {
+      for (const update of this.#batch) {
+        offset = Math.max(offset, idOf(update)! + 1);
+      }
+    }
     if (!source.confirm || !Number.isFinite(offset)) return;
     try {
       await source.confirm(offset, this.#expiry.signal);

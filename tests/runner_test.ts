@@ -633,6 +633,127 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   assertEquals(handle.stats().handled + server.unconfirmed().length, 6);
 });
 
+// With a durable inbox.
+
+/** What a durable inbox promises, without the disk. */
+class DurableInbox implements UpdateInbox<Update> {
+  readonly durable = true;
+  /** Unfinished updates by id, in the order of their arrival. */
+  readonly stored = new Map<number, Update>();
+  readonly seen = new Set<number>();
+  broken: Error | undefined;
+  #memory = createMemoryInbox<Update>();
+  #open = false;
+
+  async open() {
+    this.#open = true;
+    this.#memory = createMemoryInbox<Update>({ lookahead: 1e6 });
+    // Other objects, as if they were read from a disk.
+    const updates = [...this.stored.values()].map((u) => structuredClone(u));
+    await this.#memory.append(updates, new AbortController().signal);
+  }
+
+  append(updates: Update[], signal: AbortSignal) {
+    if (this.broken) return Promise.reject(this.broken);
+    const fresh = updates.filter((u) => !this.seen.has(u.update_id));
+    for (const update of fresh) {
+      this.seen.add(update.update_id);
+      this.stored.set(update.update_id, update);
+    }
+    return this.#memory.append(fresh, signal);
+  }
+
+  take(limit: number, signal: AbortSignal) {
+    return this.#memory.take(limit, signal);
+  }
+
+  settle(update: Update) {
+    if (this.#open) this.stored.delete(update.update_id);
+  }
+
+  close() {
+    this.#open = false;
+    return this.#memory.close();
+  }
+
+  stats() {
+    return this.#memory.stats!();
+  }
+}
+
+Deno.test("a durable inbox keeps what a stop left unstarted for the next start", async () => {
+  await using server = await startServer();
+  const inbox = new DurableInbox();
+  const release = new Deferred();
+  const seen: number[] = [];
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    await release.promise;
+  }, { inbox, sink: { concurrency: 2 } });
+  const pushed = ids(pushTexts(server, 10));
+  await until(() => seen.length === 2);
+  const stopped = handle.stop();
+  release.resolve();
+  await stopped;
+  assertEquals(seen.length, 2);
+  assertEquals([...inbox.stored.keys()], pushed.slice(2));
+  assertEquals(server.unconfirmed(), []);
+  handle.start();
+  await until(() => seen.length === 10);
+  await handle.stop();
+  assertEquals(seen, pushed);
+  assertEquals(inbox.stored.size, 0);
+});
+
+Deno.test("updates that a stop gives up run again, but not while they still run", async () => {
+  await using server = await startServer();
+  const inbox = new DurableInbox();
+  const releases: Deferred[] = [];
+  const handle = runBot(server, async () => {
+    const release = new Deferred();
+    releases.push(release);
+    await release.promise;
+  }, { inbox });
+  pushTexts(server, 2);
+  await until(() => releases.length === 2);
+  const report = await handle.stop({ timeout: 20 });
+  assertEquals(report.unfinished.length, 2);
+  assertEquals(inbox.stored.size, 2);
+  releases[0].resolve();
+  await until(() => handle.size() === 1);
+  handle.start();
+  // The first one ended without being settled, the second one is still running.
+  await until(() => releases.length === 3);
+  releases[2].resolve();
+  await until(() => inbox.stored.size === 1);
+  assertEquals(releases.length, 3);
+  releases[1].resolve();
+  await until(() => inbox.stored.size === 0);
+  await handle.stop();
+  assertEquals(releases.length, 3);
+});
+
+Deno.test("a durable inbox that breaks confirms nothing unstored, and what it holds still runs", async () => {
+  await using server = await startServer();
+  const inbox = new DurableInbox();
+  const release = new Deferred();
+  const seen: number[] = [];
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    await release.promise;
+  }, { ...SILENT, inbox, sink: { concurrency: 2 } });
+  const task = assertRejects(() => handle.task()!, Error, "disk full");
+  const pushed = ids(pushTexts(server, 10));
+  await until(() => seen.length === 2);
+  inbox.broken = new Error("disk full");
+  const more = ids(pushTexts(server, 3));
+  await until(() => !handle.isRunning());
+  release.resolve();
+  await task;
+  assertEquals(seen, pushed);
+  assertEquals(ids(server.unconfirmed()), more);
+});
+
 // Parts made by others.
 
 Deno.test("a custom sink with the old members gets updates within its room", async () => {
