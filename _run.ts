@@ -109,8 +109,16 @@ export class Run<Y> implements TaskObserver<Y> {
   /** When updates were received; only if somebody wants to know. */
   readonly #receivedAt = new WeakMap<object, number>();
 
+  /** Set iff the inbox wants to hear of it. */
+  readonly parked: ((update: Y) => void) | undefined;
+  readonly resumed: ((update: Y) => void) | undefined;
+
   constructor(parts: RunParts<Y>, previous: Promise<void> | undefined) {
     this.#parts = parts;
+    if (parts.inbox.running !== undefined) {
+      this.parked = (update) => this.#tellRunning(update, false);
+      this.resumed = (update) => this.#tellRunning(update, true);
+    }
     this.done = this.#main(previous);
   }
 
@@ -415,6 +423,14 @@ export class Run<Y> implements TaskObserver<Y> {
       this.#fail(error);
     }
     if (--this.#outstanding === 0) this.#wakeDrained?.();
+  }
+
+  #tellRunning(update: Y, running: boolean): void {
+    try {
+      this.#parts.inbox.running!(update, running);
+    } catch (error) {
+      this.#fail(error);
+    }
   }
 
   /** Waits until all updates under way have ended, or the signal aborts. */

@@ -93,6 +93,13 @@ export interface UpdateInbox<Y> {
    */
   settle(update: Y): void | Promise<void>;
   /**
+   * An update that was taken gave up its slot to wait for others, as
+   * `sequentialize` does, or is about to go on. It counts as running from `take`
+   * on. Only for inboxes that want to know what was running when the process
+   * died; must be quick, and is called between `take` and `settle`.
+   */
+  running?(update: Y, running: boolean): void;
+  /**
    * Closes the inbox. What was not settled stays unfinished if the inbox is
    * durable, and is dropped otherwise.
    */
@@ -207,7 +214,7 @@ class MemoryInbox<Y> implements UpdateInbox<Y> {
 }
 
 /** Waits to be woken; rejects with the reason of the signal when it aborts. */
-function wait(
+export function wait(
   signal: AbortSignal,
   subscribe: (wake: () => void) => void,
 ): Promise<void> {

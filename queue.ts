@@ -87,6 +87,10 @@ export interface TaskObserver<Y> {
   handlerFailed(error: unknown, elem: Y): void;
   /** See {@link Slot.onStop}. */
   onStop(callback: () => void | Promise<void>): void;
+  /** The task of an element gave up its slot. */
+  parked?(elem: Y): void;
+  /** The task of an element has its slot back, and is about to go on. */
+  resumed?(elem: Y): void;
 }
 
 /** Further options of a {@link DecayingDeque}. */
@@ -559,6 +563,7 @@ export class DecayingDeque<Y, R = unknown> {
       this.#running.remove(task);
       this.#book(task, "ranMs");
       this.#parked.push(task);
+      task.observer?.parked?.(task.elem);
       if (this.#running.length === 0) this.#stopTimer();
       this.#serve();
     }
@@ -595,6 +600,7 @@ export class DecayingDeque<Y, R = unknown> {
       this.#book(task, "parkedMs");
       this.#running.push(task);
       this.#startTimer();
+      task.observer?.resumed?.(task.elem);
       task.extras!.waiting!.resolve();
       task.extras!.waiting = undefined;
     }

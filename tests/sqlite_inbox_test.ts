@@ -1,0 +1,562 @@
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import process from "node:process";
+import type { Update } from "../deps.ts";
+import type { RunnerEvent } from "../events.ts";
+import { sequentialize } from "../mod.ts";
+import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
+import {
+  createBot,
+  Deferred,
+  pushTexts,
+  runBot,
+  sleep,
+  startServer,
+  until,
+} from "./_bot.ts";
+
+const { DatabaseSync } = process.getBuiltinModule("node:sqlite");
+const NEVER = new AbortController().signal;
+
+interface Tiny {
+  update_id: number;
+  text?: string;
+}
+
+/** A directory that goes away at the end of the test. */
+function tempDir() {
+  const dir = Deno.makeTempDirSync();
+  return {
+    path: (name = "updates.db") => `${dir}/${name}`,
+    [Symbol.dispose]: () => Deno.removeSync(dir, { recursive: true }),
+  };
+}
+
+function tiny(...ids: number[]): Tiny[] {
+  return ids.map((update_id) => ({ update_id }));
+}
+
+function ids(updates: Tiny[]): number[] {
+  return updates.map((update) => update.update_id);
+}
+
+async function openInbox(
+  path: string,
+  options?: SqliteInboxOptions,
+  botId = 1,
+) {
+  const inbox = createSqliteInbox<Tiny>(path, options);
+  const events: RunnerEvent<Tiny>[] = [];
+  await inbox.open({
+    botId,
+    signal: NEVER,
+    emit: (event) => events.push(event),
+  });
+  return Object.assign(inbox, {
+    events,
+    [Symbol.asyncDispose]: () => inbox.close(),
+  });
+}
+
+/** What the file looks like to the next process if this one dies now. */
+function crash(path: string, to: string): string {
+  for (const end of ["", "-wal"]) {
+    try {
+      Deno.copyFileSync(path + end, to + end);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+  return to;
+}
+
+function bytesOf(path: string): Record<string, string> {
+  const read = (end: string) => {
+    try {
+      return Deno.readFileSync(path + end).join();
+    } catch {
+      return "";
+    }
+  };
+  return { file: read(""), wal: read("-wal") };
+}
+
+Deno.test("what did not finish comes again, in order, before anything new", async () => {
+  using dir = tempDir();
+  {
+    await using inbox = await openInbox(dir.path());
+    await inbox.append(tiny(5, 6, 7, 8), NEVER);
+    const taken = await inbox.take(3, NEVER);
+    assertEquals(ids(taken), [5, 6, 7]);
+    inbox.settle(taken[1]);
+    inbox.settle(taken[1]);
+  }
+  await using inbox = await openInbox(dir.path());
+  assertEquals(inbox.stats!(), { buffered: 3, unfinished: 3, quarantined: 0 });
+  await inbox.append(tiny(9), NEVER);
+  assertEquals(ids(await inbox.take(Infinity, NEVER)), [5, 7, 8, 9]);
+});
+
+Deno.test("a crash loses nothing that was appended, and forgets no end after 20 ms", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  await inbox.append(tiny(1, 2, 3), NEVER);
+  const [first] = await inbox.take(2, NEVER);
+  inbox.settle(first);
+  await sleep(60);
+  await using next = await openInbox(crash(dir.path(), dir.path("b")));
+  assertEquals(ids(await next.take(9, NEVER)), [2, 3]);
+});
+
+Deno.test("an update that the inbox knows does not run twice, finished or not", async () => {
+  using dir = tempDir();
+  {
+    await using inbox = await openInbox(dir.path());
+    await inbox.append([...tiny(1, 2, 3, 2), ...tiny(1)], NEVER);
+    const taken = await inbox.take(2, NEVER);
+    for (const update of taken) inbox.settle(update);
+    await inbox.append(tiny(1, 2, 3), NEVER);
+    assertEquals(inbox.stats!().buffered, 1);
+  }
+  await using inbox = await openInbox(dir.path());
+  await inbox.append(tiny(1, 2, 3, 4), NEVER);
+  assertEquals(ids(await inbox.take(9, NEVER)), [3, 4]);
+});
+
+Deno.test("ids may start again lower", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  await inbox.append(tiny(1000, 3, 4), NEVER);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1000, 3, 4]);
+});
+
+Deno.test("only the newest tombstones are kept, and whatever has not finished", async () => {
+  using dir = tempDir();
+  {
+    await using inbox = await openInbox(dir.path(), { tombstones: 10 });
+    for (let id = 1; id <= 100; id++) {
+      await inbox.append(tiny(id), NEVER);
+      const [update] = await inbox.take(1, NEVER);
+      if (id !== 7) inbox.settle(update);
+    }
+  }
+  await using inbox = await openInbox(dir.path(), { tombstones: 10 });
+  await inbox.append(tiny(1, 7, 95, 100), NEVER);
+  assertEquals(ids(await inbox.take(9, NEVER)), [7, 1]);
+});
+
+Deno.test("append waits while the inbox is full, and stores nothing if it is stopped", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path(), { lookahead: 2 });
+  await inbox.append(tiny(1, 2), NEVER);
+  const controller = new AbortController();
+  const waiting = inbox.append(tiny(3), controller.signal);
+  controller.abort();
+  await assertRejects(() => waiting, DOMException);
+  let appended = false;
+  const later = inbox.append(tiny(4), NEVER).then(() => appended = true);
+  await sleep(1);
+  assert(!appended);
+  await inbox.take(1, NEVER);
+  await later;
+  assertEquals(ids(await inbox.take(9, NEVER)), [2, 4]);
+});
+
+Deno.test("take waits until there is something", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  const controller = new AbortController();
+  const stopped = inbox.take(1, controller.signal);
+  controller.abort();
+  await assertRejects(() => stopped, DOMException);
+  const taken = inbox.take(5, NEVER);
+  await inbox.append(tiny(1, 2), NEVER);
+  assertEquals(ids(await taken), [1, 2]);
+});
+
+Deno.test("bad options and updates are refused", async () => {
+  const bad = (options: unknown, path: unknown = "x.db") => () =>
+    createSqliteInbox(path as string, options as SqliteInboxOptions);
+  for (const name of ["lookahead", "maxAttempts"]) {
+    for (const value of [0, -1, 1.5, NaN, Infinity, "5"]) {
+      assertThrows(
+        bad({ [name]: value }),
+        RangeError,
+        `${name} must be an integer of at least 1: received ${value}`,
+      );
+    }
+  }
+  assertThrows(bad({ tombstones: -1 }), RangeError, "tombstones");
+  assertThrows(bad({ synchronous: "off" }), RangeError, "received off");
+  for (const path of ["", ":memory:", 5, null]) {
+    assertThrows(bad({}, path), TypeError, "path must be");
+  }
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  await assertRejects(
+    () => inbox.append([{} as Tiny], NEVER),
+    TypeError,
+    "update_id must be an integer: received undefined",
+  );
+  await assertRejects(
+    () =>
+      createSqliteInbox(dir.path()).open({
+        botId: undefined,
+        signal: NEVER,
+        emit() {},
+      }),
+    TypeError,
+    "must be known",
+  );
+});
+
+Deno.test("a file that is in use is refused at once, also by another process", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  await inbox.append(tiny(1), NEVER);
+  // Not in this process, as that would drop its lock.
+  const read = async () =>
+    (await new Deno.Command("cat", {
+      args: [dir.path(), dir.path("updates.db-wal")],
+    }).output()).stdout;
+  const before = await read();
+  await assertRejects(
+    () => openInbox(dir.path("./updates.db")),
+    Error,
+    "must not be in use: another runner in this process",
+  );
+  const script = `
+    import { createSqliteInbox } from ${
+    JSON.stringify(new URL("../sqlite_inbox.ts", import.meta.url).href)
+  };
+    const inbox = createSqliteInbox(${JSON.stringify(dir.path())});
+    await inbox.open({ botId: 1, signal: new AbortController().signal, emit() {} });`;
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", script],
+  }).output();
+  assertEquals(code, 1);
+  assertStringIncludes(
+    new TextDecoder().decode(stderr),
+    "another process has it",
+  );
+  assertEquals(await read(), before);
+});
+
+/** Files that are no inbox of bot 1, and what the error says. */
+const STRANGERS: Record<
+  string,
+  [make: (path: string) => void | Promise<void>, rule: string]
+> = {
+  "an empty file": [
+    (path) => Deno.writeTextFileSync(path, ""),
+    "an empty file",
+  ],
+  "a text": [
+    (path) => Deno.writeTextFileSync(path, "hello ".repeat(999)),
+    "must be an SQLite database: received another kind of file",
+  ],
+  "a directory": [(path) => Deno.mkdirSync(path), "must be a readable file"],
+  "the database of another program": [
+    (path) => sql(path, "PRAGMA journal_mode = WAL; CREATE TABLE t (x)"),
+    "must be an inbox, with application id 1733912942: received a database with application id 0",
+  ],
+  "an inbox of another bot": [
+    async (path) => {
+      await using inbox = await openInbox(path, {}, 99);
+      await inbox.append(tiny(1), NEVER);
+    },
+    "must belong to the bot 1: received the inbox of the bot 99",
+  ],
+  "an inbox of another bot that has crashed": [
+    async (path) => {
+      await using inbox = await openInbox(path + "live", {}, 99);
+      await inbox.append(tiny(1), NEVER);
+      crash(path + "live", path);
+    },
+    "must belong to the bot 1: received the inbox of the bot 99",
+  ],
+  "an inbox of a newer version": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      sql(path, "PRAGMA user_version = 2");
+    },
+    "must be at most 1, update this module: received 2",
+  ],
+  "a damaged inbox": [
+    async (path) => {
+      await using inbox = await openInbox(path);
+      const text = "x".repeat(1000);
+      for (let i = 1; i < 20; i++) {
+        await inbox.append([{ update_id: i, text }], NEVER);
+      }
+      await inbox.close();
+      const bytes = Deno.readFileSync(path);
+      bytes.fill(0x5a, 4096 * 3, 4096 * 4);
+      Deno.writeFileSync(path, bytes);
+    },
+    "received a corrupt file",
+  ],
+  "a damaged inbox that has crashed": [
+    async (path) => {
+      await using inbox = await openInbox(path + "live");
+      await inbox.append(tiny(1), NEVER);
+      crash(path + "live", path);
+      const bytes = Deno.readFileSync(path);
+      bytes.fill(0x5a, 100, 4096);
+      Deno.writeFileSync(path, bytes);
+    },
+    "must",
+  ],
+  "half an inbox": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      Deno.truncateSync(path, 5000);
+    },
+    "received a corrupt file",
+  ],
+  "an inbox with an update that is no JSON": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      sql(path, "INSERT INTO updates (id, data) VALUES (5, '{')");
+    },
+    "update 5 is not valid JSON",
+  ],
+};
+
+function sql(path: string, statements: string): void {
+  const db = new DatabaseSync(path);
+  db.exec(statements);
+  db.close();
+}
+
+for (const [name, [make, rule]] of Object.entries(STRANGERS)) {
+  Deno.test(`${name} is refused and left as it is`, async () => {
+    using dir = tempDir();
+    await make(dir.path());
+    const before = bytesOf(dir.path());
+    const error = await assertRejects(() => openInbox(dir.path()), Error, rule);
+    assertStringIncludes(error.message, dir.path());
+    assertEquals(bytesOf(dir.path()), before);
+  });
+}
+
+Deno.test("a directory that is not there is named", async () => {
+  using dir = tempDir();
+  await assertRejects(
+    () => openInbox(dir.path("no/such.db")),
+    Error,
+    "no/such.db must be a file in a directory",
+  );
+});
+
+Deno.test("after close, the file alone is the inbox", async () => {
+  using dir = tempDir();
+  {
+    await using inbox = await openInbox(dir.path());
+    await inbox.append(tiny(1, 2), NEVER);
+    inbox.settle((await inbox.take(1, NEVER))[0]);
+  }
+  Deno.copyFileSync(dir.path(), dir.path("copy.db"));
+  const names = [...Deno.readDirSync(dir.path(""))].map((file) => file.name);
+  assertEquals(names.sort(), ["copy.db", "updates.db"]);
+  await using inbox = await openInbox(dir.path("copy.db"));
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+});
+
+Deno.test("the file does not grow with the number of updates", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path(), {
+    synchronous: "normal",
+    tombstones: 1000,
+  });
+  const size = () =>
+    Deno.statSync(dir.path()).size +
+    Deno.statSync(dir.path("updates.db-wal")).size;
+  const text = "x".repeat(300);
+  let id = 0;
+  const pass = async (count: number) => {
+    for (const end = id + count; id < end;) {
+      const batch = Array.from({ length: 100 }, () => ({
+        update_id: ++id,
+        text,
+      }));
+      await inbox.append(batch, NEVER);
+      for (const update of await inbox.take(100, NEVER)) inbox.settle(update);
+    }
+  };
+  await pass(10_000);
+  const early = size();
+  await pass(90_000);
+  assert(size() <= early, `${size()} bytes after ${early}`);
+});
+
+// Poison. A death is a copy of the file as it was then.
+
+/** Opens what a process left behind that died just now. */
+function lives(dir: ReturnType<typeof tempDir>, options?: SqliteInboxOptions) {
+  let n = 0;
+  return {
+    first: () => openInbox(dir.path("0"), options),
+    async next() {
+      return await openInbox(
+        crash(dir.path(`${n}`), dir.path(`${++n}`)),
+        options,
+      );
+    },
+  };
+}
+
+Deno.test("an update that kills the process each time is set aside, its neighbours run", async () => {
+  using dir = tempDir();
+  const life = lives(dir);
+  {
+    await using inbox = await life.first();
+    await inbox.append(tiny(1, 2, 3), NEVER);
+    await inbox.take(9, NEVER);
+    // Dies at once: nobody could tell the file that they were running.
+    await using second = await life.next();
+    assertEquals(ids(await second.take(9, NEVER)), [1, 2, 3]);
+    await using third = await life.next();
+    assertEquals(ids(await third.take(9, NEVER)), [1, 2, 3]);
+    // From here on, all three are suspects.
+    await using fourth = await life.next();
+    const [first] = await fourth.take(9, NEVER);
+    assertEquals(first.update_id, 1);
+    const alone = fourth.take(9, NEVER);
+    await sleep(1);
+    fourth.settle(first);
+    const [poison] = await alone;
+    assertEquals(poison.update_id, 2);
+    await using fifth = await life.next();
+    assertEquals(ids(await fifth.take(9, NEVER)), [2]);
+    crash(dir.path("4"), dir.path("last"));
+  }
+  await using inbox = await openInbox(dir.path("last"));
+  assertEquals(inbox.quarantined(), [{ update: { update_id: 2 }, deaths: 4 }]);
+  const event = inbox.events[0];
+  assert(event.type === "inbox" && event.level === "error");
+  assertStringIncludes(event.message, "The update 2 is set aside");
+  assertEquals(event.update, { update_id: 2 });
+  const [last] = await inbox.take(9, NEVER);
+  assertEquals(last.update_id, 3);
+  inbox.settle(last);
+  await inbox.append(tiny(2, 4), NEVER);
+  assertEquals(ids(await inbox.take(9, NEVER)), [4]);
+  assert(!inbox.release(4));
+  assert(inbox.release(2));
+  assertEquals(inbox.quarantined(), []);
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+});
+
+Deno.test("what is set aside can be listed and put back while the inbox is closed", async () => {
+  using dir = tempDir();
+  await (await openInbox(dir.path())).close();
+  sql(
+    dir.path(),
+    `INSERT INTO updates VALUES (1, 7, '{"update_id":7}', 3, 3, 2)`,
+  );
+  const inbox = createSqliteInbox(dir.path());
+  assertEquals(inbox.quarantined(), [{ update: { update_id: 7 }, deaths: 3 }]);
+  assert(inbox.release(7));
+  assert(!inbox.release(7));
+  await using open = await openInbox(dir.path());
+  assertEquals(ids(await open.take(9, NEVER)), [7]);
+});
+
+Deno.test("deaths while an update is parked, waits or is handed out by no run do not count", async () => {
+  using dir = tempDir();
+  const life = lives(dir);
+  await using first = await life.first();
+  await first.append(tiny(1, 2, 3), NEVER);
+  for (let i = 0; i < 6; i++) {
+    await using inbox = await life.next();
+    const taken = await inbox.take(2, NEVER);
+    assertEquals(ids(taken), [1, 2]);
+    inbox.running!(taken[0], false);
+    inbox.running!(taken[1], false);
+    await sleep(40);
+    await using _other = await life.next();
+  }
+  await using inbox = await life.next();
+  assertEquals(inbox.quarantined(), []);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1, 2, 3]);
+});
+
+Deno.test("a stop that gives updates up is no death", async () => {
+  using dir = tempDir();
+  for (let i = 0; i < 6; i++) {
+    await using inbox = await openInbox(dir.path());
+    await inbox.append(tiny(1, 2), NEVER);
+    assertEquals(ids(await inbox.take(9, NEVER)), [1, 2]);
+  }
+});
+
+// Through the runner.
+
+Deno.test("a run with a file handles everything once across stops", async () => {
+  using dir = tempDir();
+  await using server = await startServer();
+  const inbox = createSqliteInbox<Update>(dir.path());
+  const release = new Deferred();
+  const seen: number[] = [];
+  const bot = createBot(server);
+  bot.use(sequentialize());
+  const options = { inbox, sink: { concurrency: 3 } };
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    await release.promise;
+  }, options);
+  pushTexts(server, 10);
+  await until(() => seen.length === 3);
+  const stopped = handle.stop();
+  release.resolve();
+  await stopped;
+  assertEquals(seen, [1, 2, 3]);
+  assertEquals(server.unconfirmed(), []);
+  handle.start();
+  await until(() => seen.length === 10);
+  await handle.stop();
+  assertEquals(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+  await using left = await openInbox(dir.path(), {}, 123456);
+  assertEquals(left.stats!().unfinished, 0);
+});
+
+Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
+  using dir = tempDir();
+  await using server = await startServer();
+  const inbox = createSqliteInbox<Update>(dir.path());
+  const release = new Deferred();
+  const seen: number[] = [];
+  const handle = runBot(server, async (ctx) => {
+    seen.push(ctx.update.update_id);
+    await release.promise;
+  }, { inbox, runner: { silent: true }, sink: { concurrency: 2 } });
+  const stored = pushTexts(server, 10).map((update) => update.update_id);
+  await until(() => seen.length === 2);
+  const exec = DatabaseSync.prototype.exec;
+  const task = assertRejects(
+    () => handle.task()!,
+    Error,
+    `Cannot write to inbox: ${dir.path()} must be writable, with space left on the disk: database or disk is full`,
+  );
+  let more: number[];
+  try {
+    DatabaseSync.prototype.exec = function (sql) {
+      if (sql === "COMMIT") throw new Error("database or disk is full");
+      exec.call(this, sql);
+    };
+    more = pushTexts(server, 3).map((update) => update.update_id);
+    await until(() => !handle.isRunning());
+    release.resolve();
+    await task;
+  } finally {
+    DatabaseSync.prototype.exec = exec;
+  }
+  assertEquals(seen, stored);
+  assertEquals(server.unconfirmed().map((update) => update.update_id), more);
+});
