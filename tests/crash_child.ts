@@ -1,0 +1,34 @@
+/** The bot that `crash_test.ts` kills: it writes down what it starts and ends. */
+import { openSync, writeSync } from "node:fs";
+import { Bot } from "grammy";
+import type { Update } from "../deps.ts";
+import { createMemoryInbox, run, sequentialize } from "../mod.ts";
+import { createSqliteInbox } from "../sqlite_inbox.ts";
+
+const [url, token, logPath, inboxPath] = Deno.args;
+const log = openSync(logPath, "a");
+
+/** What is written is safe from the death of the process, as the system has it. */
+function note(what: string, { update_id }: Update): void {
+  writeSync(log, `${what} ${update_id} ${Date.now()}\n`);
+}
+
+const bot = new Bot(token, { client: { apiRoot: url } });
+bot.use(sequentialize());
+bot.use(async (ctx) => {
+  note("start", ctx.update);
+  const [how, ms = "0"] = ctx.msg!.text!.split(" ");
+  if (how === "poison") Deno.kill(Deno.pid, "SIGKILL");
+  await new Promise((resolve) => setTimeout(resolve, Number(ms)));
+  if (how === "late-poison") Deno.kill(Deno.pid, "SIGKILL");
+  note("end", ctx.update);
+});
+
+const handle = run(bot, {
+  inbox: inboxPath === "memory"
+    ? createMemoryInbox<Update>()
+    : createSqliteInbox<Update>(inboxPath),
+  sink: { concurrency: 200 },
+  runner: { silent: true },
+});
+Deno.addSignalListener("SIGTERM", () => handle.stop().then(() => Deno.exit()));
