@@ -46,7 +46,7 @@ export async function withDeadline<T>(
         () => reject(controller.signal.reason),
         { once: true },
       );
-      call(controller.signal).then(resolve, reject);
+      Promise.resolve(call(controller.signal)).then(resolve, reject);
     });
   } finally {
     clearTimeout(timer);
