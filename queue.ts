@@ -139,11 +139,19 @@ interface Waiting {
   reject: (reason: unknown) => void;
 }
 
+/** Promises of other realms and libraries are promises, too. */
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | undefined)?.then ===
+    "function";
+}
+
 /** What only few tasks need, so that the others do not pay for it. */
 interface Extras {
   controller?: AbortController;
   /** Why the signal is aborted, whether or not anybody asked for one. */
   reason?: DOMException;
+  /** Why a stop has given the task up: it never gets a slot again. */
+  abandoned?: DOMException;
   timeoutCallbacks?: (() => void)[];
   /** The promise of `park()`; set iff the task waits for its slot. */
   waiting?: Waiting;
@@ -218,7 +226,7 @@ class Task<Y, R> implements Slot, TaskEnd<Y> {
   }
 
   get error(): unknown {
-    return this.extras?.error;
+    return this.outcome === "failed" ? this.extras?.error : undefined;
   }
 
   get parkedMs(): number {
@@ -279,6 +287,8 @@ export class DecayingDeque<Y, R = unknown> {
   #endedHead: Task<Y, R> | null = null;
   #endedTail: Task<Y, R> | null = null;
   #seq = 0;
+  /** Elements that an `add` under way has yet to start; they have a slot. */
+  #unstarted = 0;
   /** Fires when the oldest running task may have expired, or earlier. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   #capacityWaiters: ((capacity: number) => void)[] = [];
@@ -350,11 +360,12 @@ export class DecayingDeque<Y, R = unknown> {
    * @returns The same as {@link DecayingDeque.capacity}
    */
   add(elems: Y[], observer?: TaskObserver<Y>): Promise<number> {
-    if (elems.length > 0) {
+    const count = elems.length;
+    if (count > 0) {
       const now = Date.now();
-      for (let i = 0; i < elems.length; i++) {
-        this.#start(elems[i], observer, now);
-      }
+      // Counted from the start: workers can park and resume synchronously.
+      this.#unstarted += count;
+      for (let i = 0; i < count; i++) this.#start(elems[i], observer, now);
       this.#startTimer();
     }
     return this.capacity();
@@ -388,19 +399,19 @@ export class DecayingDeque<Y, R = unknown> {
    */
   get room(): number {
     return Math.min(
-      this.concurrency - this.#running.length - this.#resuming.length,
+      this.concurrency - this.running - this.#resuming.length,
       this.concurrency + this.#backlog - this.length,
     );
   }
 
   /** Number of elements in the queue, parked ones included. */
   get length(): number {
-    return this.#running.length + this.#parked.length + this.#resuming.length;
+    return this.running + this.parked;
   }
 
   /** Number of elements whose tasks hold a slot. */
   get running(): number {
-    return this.#running.length;
+    return this.#running.length + this.#unstarted;
   }
 
   /** Number of elements whose tasks have given up their slot. */
@@ -445,13 +456,17 @@ export class DecayingDeque<Y, R = unknown> {
     const tasks = this.#tasks()
       .filter((task) => observer === undefined || task.observer === observer);
     for (const task of tasks) {
+      const extras = task.more();
+      extras.abandoned ??= reason;
       if (task.list === this.#running) {
         running.push(task.elem);
       } else {
         parked.push(task.elem);
         task.list!.remove(task);
-        task.extras!.waiting!.reject(reason);
-        task.extras!.waiting = undefined;
+        const waiting = extras.waiting!;
+        extras.waiting = undefined;
+        waiting.promise.catch(() => {}); // perhaps nobody awaits it
+        waiting.reject(reason);
       }
     }
     // Listeners of signals are foreign code: only now is the queue in order.
@@ -473,6 +488,7 @@ export class DecayingDeque<Y, R = unknown> {
   #start(elem: Y, observer: TaskObserver<Y> | undefined, now: number): void {
     const task = new Task(this, elem, observer, this.#seq++, now);
     this.#running.push(task);
+    this.#unstarted--;
     let promise: Promise<void>;
     try {
       promise = this.#worker(elem, task);
@@ -493,8 +509,8 @@ export class DecayingDeque<Y, R = unknown> {
     task.more().error = error;
     try {
       const handled = this.#catchError(error, task.elem);
-      if (handled instanceof Promise) {
-        handled.then(() => this.#end(task), (error) => {
+      if (isThenable(handled)) {
+        Promise.resolve(handled).then(() => this.#end(task), (error) => {
           this.#handlerFailed(error, task);
           this.#end(task);
         });
@@ -547,15 +563,15 @@ export class DecayingDeque<Y, R = unknown> {
   #park(task: Task<Y, R>): Promise<void> {
     const extras = task.more();
     if (extras.waiting) return extras.waiting.promise;
-    const given = task.list !== null;
-    if (given && extras.reason) return Promise.reject(extras.reason);
+    if (extras.abandoned) return Promise.reject(extras.abandoned);
     // Node 20 has no `Promise.withResolvers` yet.
     const waiting = extras.waiting = {} as Waiting;
     waiting.promise = new Promise((resolve, reject) => {
       waiting.resolve = resolve;
       waiting.reject = reject;
     });
-    if (given) {
+    // Without a place in the queue, the task has no slot to give up.
+    if (task.list !== null) {
       this.#running.remove(task);
       this.#book(task, "ranMs");
       this.#parked.push(task);
@@ -588,7 +604,7 @@ export class DecayingDeque<Y, R = unknown> {
   /** Serves those who wait for room: resuming tasks before new elements. */
   #serve(): void {
     while (
-      this.#resuming.head !== null && this.#running.length < this.concurrency
+      this.#resuming.head !== null && this.running < this.concurrency
     ) {
       const task = this.#resuming.head;
       this.#resuming.remove(task);
@@ -646,8 +662,9 @@ export class DecayingDeque<Y, R = unknown> {
     task.outcome = "timedOut";
     try {
       const handled: unknown = this.#catchTimeout(task.elem, task.promise);
-      if (handled instanceof Promise) {
-        handled.catch((error) => this.#handlerFailed(error, task));
+      if (isThenable(handled)) {
+        Promise.resolve(handled)
+          .catch((error) => this.#handlerFailed(error, task));
       }
     } catch (error) {
       this.#handlerFailed(error, task);

@@ -200,9 +200,10 @@ async function runInTurn(
     if (slot === undefined) {
       await new Promise<void>((resolve) => entry.proceed = resolve);
     } else {
-      const turn = slot.park();
       entry.proceed = () => slot.resume();
-      await turn;
+      // A loop, as branches of one update (`bot.fork`) share its slot: another
+      // one may have got it back before it is this one's turn.
+      while (entry.blockers > 0) await slot.park();
     }
   } catch (error) {
     map.cancel(entry); // by a stop
