@@ -985,12 +985,10 @@ for (const [name, fault] of faults) {
     server.fail(fault, { processed: fault !== "hang" });
     const second = await supplier.supply(100, signal);
     assertEquals([...first, ...second].map((u) => u.message?.text), ["a", "b"]);
-    assertEquals(events.filter((type) => type !== "stalled"), [
-      "poll-failed",
-      "poll-failed",
-      "recovered",
-      "poll",
-    ]);
+    assertEquals(events.slice(-2), ["recovered", "poll"]);
+    // Deno's HTTP client repeats aborted requests by itself, so it may be one.
+    const failures = events.filter((type) => type === "poll-failed").length;
+    assert(failures === 2 || fault === "hang" && failures === 1, `${events}`);
     await supplier.confirm!(second[0].update_id + 1, signal);
     assertEquals(server.unconfirmed(), []);
     const poll = server.polls().at(-1)!;
