@@ -129,8 +129,16 @@ export function sequentialize<C>(
       `Cannot sequentialize: constraint must be a function: received ${constraint}`,
     );
   }
-  const map = new ConstraintMap();
+  return sequentializeWith(new ConstraintMap(), constraint);
+}
 
+/** {@link sequentialize} with a constraint map that can be looked into. */
+export function sequentializeWith<C>(
+  map: ConstraintMap,
+  constraint: (
+    ctx: C,
+  ) => string | readonly (string | undefined)[] | null | undefined,
+): (ctx: C, next: () => void | Promise<void>) => Promise<void> {
   return (ctx, next) => {
     try {
       const keys = normalize(constraint(ctx));
