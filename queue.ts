@@ -289,9 +289,13 @@ export class DecayingDeque<Y, R = unknown> {
   #seq = 0;
   /** Elements that an `add` under way has yet to start; they have a slot. */
   #unstarted = 0;
+  /** Whether to note when tasks start that nobody observes. */
+  #clocked: boolean;
   /** Fires when the oldest running task may have expired, or earlier. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #capacityWaiters: ((capacity: number) => void)[] = [];
+  /** Shared by all who wait for capacity; both are set iff somebody does. */
+  #nextCapacity: Promise<number> | undefined;
+  #resolveCapacity: ((capacity: number) => void) | undefined;
   #emptyWaiters: (() => void)[] = [];
 
   static {
@@ -345,6 +349,7 @@ export class DecayingDeque<Y, R = unknown> {
     this.#catchError = catchError;
     this.#catchTimeout = catchTimeout;
     this.#backlog = backlog;
+    this.#clocked = taskTimeout <= MAX_TIMER_MS;
     this.concurrency = concurrency === true
       ? Infinity
       : concurrency === false
@@ -362,7 +367,8 @@ export class DecayingDeque<Y, R = unknown> {
   add(elems: Y[], observer?: TaskObserver<Y>): Promise<number> {
     const count = elems.length;
     if (count > 0) {
-      const now = Date.now();
+      // Asking for the time is a good part of what a task costs.
+      const now = this.#clocked || observer ? Date.now() : NaN;
       // Counted from the start: workers can park and resume synchronously.
       this.#unstarted += count;
       for (let i = 0; i < count; i++) this.#start(elems[i], observer, now);
@@ -390,7 +396,9 @@ export class DecayingDeque<Y, R = unknown> {
   capacity(): Promise<number> {
     const room = this.room;
     if (room > 0) return Promise.resolve(room);
-    return new Promise((resolve) => this.#capacityWaiters.push(resolve));
+    return this.#nextCapacity ??= new Promise((resolve) => {
+      this.#resolveCapacity = resolve;
+    });
   }
 
   /**
@@ -398,10 +406,9 @@ export class DecayingDeque<Y, R = unknown> {
    * than what the backlog of parked elements leaves. Zero or negative if none.
    */
   get room(): number {
-    return Math.min(
-      this.concurrency - this.running - this.#resuming.length,
-      this.concurrency + this.#backlog - this.length,
-    );
+    const free = this.concurrency - this.running - this.#resuming.length;
+    if (this.#parked.length === 0) return free;
+    return Math.min(free, this.concurrency + this.#backlog - this.length);
   }
 
   /** Number of elements in the queue, parked ones included. */
@@ -421,11 +428,19 @@ export class DecayingDeque<Y, R = unknown> {
 
   /**
    * Milliseconds since the task that has been running for longest got its slot,
-   * or 0 if none is running.
+   * or 0 if none is running. Without a time limit and an observer, the clock of
+   * a task starts with the first call.
    */
   get oldestRunningMs(): number {
+    const now = Date.now();
+    if (!this.#clocked) {
+      this.#clocked = true;
+      for (let task = this.#running.head; task !== null; task = task.next) {
+        if (Number.isNaN(task.since)) task.since = now;
+      }
+    }
     const { head } = this.#running;
-    return head === null ? 0 : Math.max(0, Date.now() - head.since);
+    return head === null ? 0 : Math.max(0, now - head.since);
   }
 
   /**
@@ -614,12 +629,12 @@ export class DecayingDeque<Y, R = unknown> {
       task.extras!.waiting!.resolve();
       task.extras!.waiting = undefined;
     }
-    if (this.#capacityWaiters.length > 0) {
+    if (this.#resolveCapacity !== undefined) {
       const room = this.room;
       if (room > 0) {
-        const waiters = this.#capacityWaiters;
-        this.#capacityWaiters = [];
-        for (const resolve of waiters) resolve(room);
+        const resolve = this.#resolveCapacity;
+        this.#nextCapacity = this.#resolveCapacity = undefined;
+        resolve(room);
       }
     }
     if (this.#emptyWaiters.length > 0 && this.length === 0) {
