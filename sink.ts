@@ -262,7 +262,7 @@ function createQueue<Y, R>(
     (update, slot) => consumer.consume(update, slot),
     concurrency,
     (error) => errorHandler(error),
-    (update, task) => timeout?.handler(update, task),
+    (update, task) => timeout?.handler?.(update, task),
     { backlog },
   );
 }
@@ -288,7 +288,13 @@ function checkOptions<Y>(options: SinkOptions<Y>): void {
   checkCount("concurrency", concurrency, 1);
   checkCount("backlog", backlog, 0);
   if (timeout === undefined) return;
-  const { milliseconds, handler } = timeout;
+  if (typeof timeout !== "object" || timeout === null) {
+    throw new TypeError(
+      `Cannot create sink: timeout must be an object: received ${timeout}`,
+    );
+  }
+  // 2.0.3 lets programs without types leave out either of them.
+  const { milliseconds = Infinity, handler = () => {} } = timeout;
   if (typeof milliseconds !== "number") {
     throw new TypeError(
       `Cannot create sink: timeout.milliseconds must be a number: received ${milliseconds}`,
