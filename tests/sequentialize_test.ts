@@ -88,6 +88,28 @@ Deno.test("update with several constraints waits for all of its predecessors", a
   assertEquals(map.size, 0);
 });
 
+Deno.test("each successor of an update waits for its other predecessors, too", async () => {
+  const { map, log, end, handle } = setup();
+  handle("c");
+  handle(["a", "b", "d"]);
+  handle("a");
+  handle(["b", "c"]);
+  handle(["c", "d"]);
+  end[1]();
+  await settle();
+  assertEquals(log, ["start 0", "start 1", "end 1", "start 2"]);
+  end[2]();
+  end[0]();
+  await settle();
+  assertEquals(log.slice(4), ["end 2", "end 0", "start 3"]);
+  end[3]();
+  await settle();
+  assertEquals(log.at(-1), "start 4");
+  end[4]();
+  await settle();
+  assertEquals(map.size, 0);
+});
+
 Deno.test("repeated constraints count once", async () => {
   const { map, log, end, handle } = setup();
   handle(["a", "a", "b", "a"]);
