@@ -10,6 +10,7 @@ import { type Contender, median, medians, printTable } from "./measure.ts";
 import {
   bareRate,
   drain,
+  fetchOnly,
   type Load,
   load,
   withoutRunner,
@@ -25,7 +26,7 @@ const LOAD_ROUNDS = 3;
 
 interface Case {
   name: string;
-  /** The least ratio that is good enough. */
+  /** The least ratio that is good enough; 0 if it is there for comparison. */
   target: number;
   /** Number of updates per round. */
   count: number;
@@ -51,7 +52,6 @@ function compare(
   };
 }
 
-const started = drain(thread, withoutRunner(), 30_000);
 const cases: Case[] = [
   compare("sink", 3, 200_000, (v, n) => passing(v, n, false)),
   compare("sink, time limit", 3, 200_000, (v, n) => passing(v, n, true)),
@@ -90,8 +90,15 @@ const cases: Case[] = [
     name: "drain over HTTP; old = bot.start()",
     target: 1,
     count: 30_000,
-    old: started,
+    old: drain(thread, withoutRunner(), 30_000),
     current: drain(thread, withRunner(versions.current), 30_000),
+  },
+  {
+    name: "drain over HTTP; new = only fetching",
+    target: 0,
+    count: 30_000,
+    old: drain(thread, withRunner(versions.old), 30_000),
+    current: fetchOnly(thread, 30_000),
   },
 ].filter(({ name }) => name.includes(filter));
 
@@ -106,8 +113,8 @@ for (const { name, target, count, old, current } of cases) {
     perSecond(oldMs),
     perSecond(currentMs),
     `${ratio.toFixed(2)}x`,
-    `${target.toFixed(1)}x`,
-    ratio >= target ? "ok" : "short",
+    target > 0 ? `${target.toFixed(1)}x` : "",
+    target > 0 ? ratio >= target ? "ok" : "short" : "bound",
   ]);
 }
 if (rows.length > 0) {
