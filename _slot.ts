@@ -22,13 +22,17 @@ class Linked extends Existing {
 
   static link(update: object, slot: Slot): void {
     if (#slot in update) update.#slot = slot;
-    else new Linked(update, slot);
+    else if (Object.isExtensible(update)) new Linked(update, slot);
+    else frozen.set(update, slot);
   }
 
   static slotOf(update: object): Slot | undefined {
-    return #slot in update ? update.#slot : undefined;
+    return #slot in update ? update.#slot : frozen.get(update);
   }
 }
+
+/** The slots of updates that, being frozen, may take no private fields. */
+const frozen = new WeakMap<object, Slot>();
 
 /** Lets middleware find the slot of the update that it handles. */
 export function linkSlot(update: unknown, slot: Slot | undefined): void {

@@ -2,6 +2,7 @@ import { assertEquals, assertStrictEquals } from "@std/assert";
 import { keyOf } from "../_key.ts";
 import { abortSignal, linkSlot, slotOf } from "../_slot.ts";
 import type { Slot } from "../queue.ts";
+import type { Slot } from "../queue.ts";
 
 const chat = { id: -100 };
 const from = { id: 7 };
@@ -57,6 +58,13 @@ Deno.test("slot is found by the update object that it was linked to", () => {
   assertStrictEquals(slotOf({ update }), slot);
   assertStrictEquals(abortSignal({ update }), signal);
   assertEquals(slotOf({ update: {} }), undefined);
+});
+
+Deno.test("a frozen update has a slot, too", () => {
+  const update = Object.freeze({ update_id: 1 });
+  const slot = { signal: AbortSignal.abort() } as Slot;
+  linkSlot(update, slot);
+  assertEquals(slotOf({ update }), slot);
 });
 
 Deno.test("values that cannot carry a slot are ignored", () => {
