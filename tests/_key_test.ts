@@ -2,7 +2,6 @@ import { assertEquals, assertStrictEquals } from "@std/assert";
 import { keyOf } from "../_key.ts";
 import { abortSignal, linkSlot, slotOf } from "../_slot.ts";
 import type { Slot } from "../queue.ts";
-import type { Slot } from "../queue.ts";
 
 const chat = { id: -100 };
 const from = { id: 7 };
@@ -64,7 +63,7 @@ Deno.test("a frozen update has a slot, too", () => {
   const update = Object.freeze({ update_id: 1 });
   const slot = { signal: AbortSignal.abort() } as Slot;
   linkSlot(update, slot);
-  assertEquals(slotOf({ update }), slot);
+  assertStrictEquals(slotOf({ update }), slot);
 });
 
 Deno.test("values that cannot carry a slot are ignored", () => {
