@@ -20,12 +20,13 @@ export function sequence(
   count: number,
   keysOf: (i: number) => string | string[],
 ): Contender {
-  const contexts = Array.from({ length: count }, (_, i): Context => ({
-    update: { update_id: i },
-    keys: keysOf(i),
-  }));
   return {
     async round() {
+      // Made anew, so that the other cases do not have to live with them.
+      const contexts = Array.from({ length: count }, (_, i): Context => ({
+        update: { update_id: i },
+        keys: keysOf(i),
+      }));
       const middleware = sequentialize<Context>((ctx) => ctx.keys);
       let handled = 0;
       // deno-lint-ignore require-await -- like the handlers of a bot
