@@ -1,4 +1,4 @@
-import { sleep } from "./_time.ts";
+import { nextTurn, sleep } from "./_time.ts";
 import type { PollEvent, RunnerEvent } from "./events.ts";
 import type { UpdateInbox } from "./inbox.ts";
 import type { TaskEnd, TaskObserver } from "./queue.ts";
@@ -7,6 +7,9 @@ import type { UpdateSource } from "./source.ts";
 
 /** How long a closed source may take to end before it is left to itself. */
 const CLOSE_GRACE_MS = 1000;
+
+/** The number of updates that one call to `getUpdates` can return. */
+const FULL_BATCH = 100;
 
 /** The parts that a run joins, and whom it tells about what happens. */
 export interface RunParts<Y> {
@@ -356,6 +359,9 @@ export class Run<Y> implements TaskObserver<Y> {
         const taken = await this.#take(room);
         if (taken === undefined) return;
         this.#held = taken;
+        // While there is a backlog, the next request goes out first: the network
+        // and the handlers then work at the same time.
+        if (taken.length >= FULL_BATCH) await nextTurn();
         continue; // the room may be another one by now
       }
       if (this.stopping && inbox.durable && !this.failed) {

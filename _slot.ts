@@ -1,12 +1,43 @@
 import type { Slot } from "./queue.ts";
 
-/** The slots of the updates that are being handled by a bot under `run`. */
-const slots = new WeakMap<object, Slot>();
+/** Lets a class add its private fields to an object that exists already. */
+class Existing {
+  constructor(object: object) {
+    return object;
+  }
+}
+
+/**
+ * Puts the slot of an update that is being handled by a bot under `run` into a
+ * private field of the update: as invisible as an entry of a WeakMap, which costs
+ * as much as all the rest of handling an update that does nothing.
+ */
+class Linked extends Existing {
+  #slot: Slot;
+
+  constructor(update: object, slot: Slot) {
+    super(update);
+    this.#slot = slot;
+  }
+
+  static link(update: object, slot: Slot): void {
+    if (#slot in update) update.#slot = slot;
+    else if (Object.isExtensible(update)) new Linked(update, slot);
+    else frozen.set(update, slot);
+  }
+
+  static slotOf(update: object): Slot | undefined {
+    return #slot in update ? update.#slot : frozen.get(update);
+  }
+}
+
+/** The slots of updates that, being frozen, may take no private fields. */
+const frozen = new WeakMap<object, Slot>();
 
 /** Lets middleware find the slot of the update that it handles. */
 export function linkSlot(update: unknown, slot: Slot | undefined): void {
   if (slot !== undefined && typeof update === "object" && update !== null) {
-    slots.set(update, slot);
+    Linked.link(update, slot);
   }
 }
 
@@ -14,7 +45,7 @@ export function linkSlot(update: unknown, slot: Slot | undefined): void {
 export function slotOf(ctx: unknown): Slot | undefined {
   const update = (ctx as { update?: unknown } | null | undefined)?.update;
   return typeof update === "object" && update !== null
-    ? slots.get(update)
+    ? Linked.slotOf(update)
     : undefined;
 }
 

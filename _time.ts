@@ -1,3 +1,5 @@
+import { setImmediate } from "node:timers";
+
 /** Timers cannot wait for longer; runtimes would fire at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
@@ -18,6 +20,11 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
     }, Math.min(ms, MAX_TIMER_MS));
     signal.addEventListener("abort", abort, { once: true });
   });
+}
+
+/** Lets everything that is ready to be done be done, such as sending a request. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
 }
 
 /**
@@ -46,7 +53,7 @@ export async function withDeadline<T>(
         () => reject(controller.signal.reason),
         { once: true },
       );
-      call(controller.signal).then(resolve, reject);
+      Promise.resolve(call(controller.signal)).then(resolve, reject);
     });
   } finally {
     clearTimeout(timer);

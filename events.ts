@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import type { TaskOutcome } from "./queue.ts";
 
 /** What every event of a runner has in common with no other. */
@@ -187,9 +188,9 @@ export function logEvent(event: RunnerEvent): void {
     }
     case "recovered":
       log(
-        `Fetching updates works again after ${event.failures} failures in ${
-          (event.downMs / 1000).toFixed(1)
-        } s`,
+        `Fetching updates works again after ${event.failures} ${
+          event.failures === 1 ? "failure" : "failures"
+        } in ${(event.downMs / 1000).toFixed(1)} s`,
       );
       break;
     case "handler-failed":
@@ -211,11 +212,18 @@ export function logEvent(event: RunnerEvent): void {
       log("The runner stops because of an error:", event.error);
       break;
     case "inbox":
-      if (event.level === "error") log(event.message, event.error ?? "");
+      if (event.level !== "error") break;
+      if (event.error === undefined) log(event.message);
+      else log(event.message, event.error);
       break;
   }
 }
 
-function log(...data: unknown[]): void {
-  console.error("[grammY runner]", ...data);
+function log(message: string, ...errors: unknown[]): void {
+  console.error("[grammY runner]", message, ...errors.map(withoutToken));
+}
+
+/** Network errors quote the URL of the request, which contains the token. */
+function withoutToken(error: unknown): string {
+  return inspect(error).replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
 }

@@ -135,8 +135,29 @@ export function createUpdateFetcher<Y extends { update_id: number }, R>(
   emit?: (event: PollEvent) => void,
 ) => Promise<Y[]> {
   const { supply } = createUpdateSupplier(bot, options);
-  return (batchSize, signal, emit) =>
-    supply(batchSize, signal as AbortSignal & GrammySignal, emit);
+  return async (batchSize, signal, emit) => {
+    if (signal instanceof AbortSignal) {
+      return await supply(
+        batchSize,
+        signal as typeof signal & GrammySignal,
+        emit,
+      );
+    }
+    // The signals of the package `abort-controller` have no reason.
+    const controller = new AbortController();
+    const abort = () => controller.abort();
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort);
+    try {
+      return await supply(
+        batchSize,
+        controller.signal as AbortSignal & GrammySignal,
+        emit,
+      );
+    } finally {
+      signal.removeEventListener("abort", abort);
+    }
+  };
 }
 
 /**
@@ -201,6 +222,8 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
   }
 
   async function poll(batchSize: number, signal: AbortSignal): Promise<Y[]> {
+    // A request that is never issued acknowledges nothing.
+    signal.throwIfAborted();
     const limit = Math.max(1, Math.min(Math.floor(batchSize), 100)) || 100;
     const requested = issued = offset;
     const deadline = pollMs + pollGrace;
@@ -232,14 +255,21 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
   ): Promise<Y[]> {
     const tell = (event: PollEvent) => {
       if (!silent) logEvent(event);
-      emit?.(event);
+      try {
+        emit?.(event);
+      } catch {
+        // Observers never steer: fetched updates must not get lost for them.
+      }
     };
     let failures = 0;
     let downSince = 0;
     while (true) {
-      const startedAt = Date.now();
+      let startedAt = Date.now();
       try {
-        if (!initialized && bot.init) await initialize(signal);
+        if (!initialized && bot.init) {
+          await initialize(signal);
+          startedAt = Date.now();
+        }
         const updates = await poll(batchSize, signal);
         const now = Date.now();
         if (failures > 0) {
@@ -272,6 +302,12 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
   return {
     supply,
     async confirm(id, signal) {
+      // Telegram would take a negative offset as the order to forget updates.
+      if (!(id >= 0)) {
+        throw new RangeError(
+          `Cannot confirm updates: offset must be at least 0: received ${id}`,
+        );
+      }
       offset = id;
       if (answered === id) return;
       issued = id;
@@ -329,7 +365,7 @@ function judge(error: unknown): Verdict {
 function checkAnswer(updates: unknown): void {
   if (
     !Array.isArray(updates) ||
-    !updates.every((update) => Number.isSafeInteger(update?.update_id))
+    !updates.every((update) => isUpdateId(update?.update_id))
   ) {
     const received = JSON.stringify(updates)?.slice(0, 100);
     throw new TypeError(
@@ -338,9 +374,19 @@ function checkAnswer(updates: unknown): void {
   }
 }
 
+/** Negative ones would lead to negative offsets. */
+function isUpdateId(id: unknown): boolean {
+  return Number.isSafeInteger(id) && id as number >= 0;
+}
+
 function checkOptions(options: RunnerOptions): void {
   const { fetch, retryInterval } = options;
-  check("fetch.timeout", fetch?.timeout, "at least 0", (value) => value >= 0);
+  check(
+    "fetch.timeout",
+    fetch?.timeout,
+    "an integer of at least 0",
+    (value) => Number.isInteger(value) && value >= 0,
+  );
   check("maxRetryTime", options.maxRetryTime, "at least 0", (v) => v >= 0);
   check("maxRetryInterval", options.maxRetryInterval, "above 0", (v) => v > 0);
   check("pollGrace", options.pollGrace, "above 0", (value) => value > 0);

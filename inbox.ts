@@ -128,6 +128,7 @@ export interface MemoryInboxOptions {
  * @param options Further options
  * @returns A new inbox, to be used by one runner
  * @throws {RangeError} If `lookahead` is not an integer of at least 1
+ * @throws {TypeError} If `lookahead` is not a number
  *
  * @example
  * ```ts
@@ -144,7 +145,12 @@ export function createMemoryInbox<Y>(
   options: MemoryInboxOptions = {},
 ): UpdateInbox<Y> {
   const { lookahead = 100 } = options;
-  if (!(lookahead >= 1) || !(Number.isInteger(lookahead))) {
+  if (typeof lookahead !== "number") {
+    throw new TypeError(
+      `Cannot create inbox: lookahead must be a number: received ${lookahead}`,
+    );
+  }
+  if (!(Number.isInteger(lookahead) && lookahead >= 1)) {
     throw new RangeError(
       `Cannot create inbox: lookahead must be an integer of at least 1: received ${lookahead}`,
     );

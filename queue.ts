@@ -143,11 +143,19 @@ interface Waiting {
   reject: (reason: unknown) => void;
 }
 
+/** Promises of other realms and libraries are promises, too. */
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | undefined)?.then ===
+    "function";
+}
+
 /** What only few tasks need, so that the others do not pay for it. */
 interface Extras {
   controller?: AbortController;
   /** Why the signal is aborted, whether or not anybody asked for one. */
   reason?: DOMException;
+  /** Why a stop has given the task up: it never gets a slot again. */
+  abandoned?: DOMException;
   timeoutCallbacks?: (() => void)[];
   /** The promise of `park()`; set iff the task waits for its slot. */
   waiting?: Waiting;
@@ -222,7 +230,7 @@ class Task<Y, R> implements Slot, TaskEnd<Y> {
   }
 
   get error(): unknown {
-    return this.extras?.error;
+    return this.outcome === "failed" ? this.extras?.error : undefined;
   }
 
   get parkedMs(): number {
@@ -283,9 +291,15 @@ export class DecayingDeque<Y, R = unknown> {
   #endedHead: Task<Y, R> | null = null;
   #endedTail: Task<Y, R> | null = null;
   #seq = 0;
+  /** Elements that an `add` under way has yet to start; they have a slot. */
+  #unstarted = 0;
+  /** Whether to note when tasks start that nobody observes. */
+  #clocked: boolean;
   /** Fires when the oldest running task may have expired, or earlier. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #capacityWaiters: ((capacity: number) => void)[] = [];
+  /** Shared by all who wait for capacity; both are set iff somebody does. */
+  #nextCapacity: Promise<number> | undefined;
+  #resolveCapacity: ((capacity: number) => void) | undefined;
   #emptyWaiters: (() => void)[] = [];
 
   static {
@@ -339,6 +353,7 @@ export class DecayingDeque<Y, R = unknown> {
     this.#catchError = catchError;
     this.#catchTimeout = catchTimeout;
     this.#backlog = backlog;
+    this.#clocked = taskTimeout <= MAX_TIMER_MS;
     this.concurrency = concurrency === true
       ? Infinity
       : concurrency === false
@@ -354,11 +369,13 @@ export class DecayingDeque<Y, R = unknown> {
    * @returns The same as {@link DecayingDeque.capacity}
    */
   add(elems: Y[], observer?: TaskObserver<Y>): Promise<number> {
-    if (elems.length > 0) {
-      const now = Date.now();
-      for (let i = 0; i < elems.length; i++) {
-        this.#start(elems[i], observer, now);
-      }
+    const count = elems.length;
+    if (count > 0) {
+      // Asking for the time is a good part of what a task costs.
+      const now = this.#clocked || observer ? Date.now() : NaN;
+      // Counted from the start: workers can park and resume synchronously.
+      this.#unstarted += count;
+      for (let i = 0; i < count; i++) this.#start(elems[i], observer, now);
       this.#startTimer();
     }
     return this.capacity();
@@ -383,7 +400,9 @@ export class DecayingDeque<Y, R = unknown> {
   capacity(): Promise<number> {
     const room = this.room;
     if (room > 0) return Promise.resolve(room);
-    return new Promise((resolve) => this.#capacityWaiters.push(resolve));
+    return this.#nextCapacity ??= new Promise((resolve) => {
+      this.#resolveCapacity = resolve;
+    });
   }
 
   /**
@@ -391,20 +410,19 @@ export class DecayingDeque<Y, R = unknown> {
    * than what the backlog of parked elements leaves. Zero or negative if none.
    */
   get room(): number {
-    return Math.min(
-      this.concurrency - this.#running.length - this.#resuming.length,
-      this.concurrency + this.#backlog - this.length,
-    );
+    const free = this.concurrency - this.running - this.#resuming.length;
+    if (this.#parked.length === 0) return free;
+    return Math.min(free, this.concurrency + this.#backlog - this.length);
   }
 
   /** Number of elements in the queue, parked ones included. */
   get length(): number {
-    return this.#running.length + this.#parked.length + this.#resuming.length;
+    return this.running + this.parked;
   }
 
   /** Number of elements whose tasks hold a slot. */
   get running(): number {
-    return this.#running.length;
+    return this.#running.length + this.#unstarted;
   }
 
   /** Number of elements whose tasks have given up their slot. */
@@ -414,11 +432,19 @@ export class DecayingDeque<Y, R = unknown> {
 
   /**
    * Milliseconds since the task that has been running for longest got its slot,
-   * or 0 if none is running.
+   * or 0 if none is running. Without a time limit and an observer, the clock of
+   * a task starts with the first call.
    */
   get oldestRunningMs(): number {
+    const now = Date.now();
+    if (!this.#clocked) {
+      this.#clocked = true;
+      for (let task = this.#running.head; task !== null; task = task.next) {
+        if (Number.isNaN(task.since)) task.since = now;
+      }
+    }
     const { head } = this.#running;
-    return head === null ? 0 : Math.max(0, Date.now() - head.since);
+    return head === null ? 0 : Math.max(0, now - head.since);
   }
 
   /**
@@ -449,13 +475,17 @@ export class DecayingDeque<Y, R = unknown> {
     const tasks = this.#tasks()
       .filter((task) => observer === undefined || task.observer === observer);
     for (const task of tasks) {
+      const extras = task.more();
+      extras.abandoned ??= reason;
       if (task.list === this.#running) {
         running.push(task.elem);
       } else {
         parked.push(task.elem);
         task.list!.remove(task);
-        task.extras!.waiting!.reject(reason);
-        task.extras!.waiting = undefined;
+        const waiting = extras.waiting!;
+        extras.waiting = undefined;
+        waiting.promise.catch(() => {}); // perhaps nobody awaits it
+        waiting.reject(reason);
       }
     }
     // Listeners of signals are foreign code: only now is the queue in order.
@@ -477,6 +507,7 @@ export class DecayingDeque<Y, R = unknown> {
   #start(elem: Y, observer: TaskObserver<Y> | undefined, now: number): void {
     const task = new Task(this, elem, observer, this.#seq++, now);
     this.#running.push(task);
+    this.#unstarted--;
     let promise: Promise<void>;
     try {
       promise = this.#worker(elem, task);
@@ -497,8 +528,8 @@ export class DecayingDeque<Y, R = unknown> {
     task.more().error = error;
     try {
       const handled = this.#catchError(error, task.elem);
-      if (handled instanceof Promise) {
-        handled.then(() => this.#end(task), (error) => {
+      if (isThenable(handled)) {
+        Promise.resolve(handled).then(() => this.#end(task), (error) => {
           this.#handlerFailed(error, task);
           this.#end(task);
         });
@@ -551,15 +582,15 @@ export class DecayingDeque<Y, R = unknown> {
   #park(task: Task<Y, R>): Promise<void> {
     const extras = task.more();
     if (extras.waiting) return extras.waiting.promise;
-    const given = task.list !== null;
-    if (given && extras.reason) return Promise.reject(extras.reason);
+    if (extras.abandoned) return Promise.reject(extras.abandoned);
     // Node 20 has no `Promise.withResolvers` yet.
     const waiting = extras.waiting = {} as Waiting;
     waiting.promise = new Promise((resolve, reject) => {
       waiting.resolve = resolve;
       waiting.reject = reject;
     });
-    if (given) {
+    // Without a place in the queue, the task has no slot to give up.
+    if (task.list !== null) {
       this.#running.remove(task);
       this.#book(task, "ranMs");
       this.#parked.push(task);
@@ -593,7 +624,7 @@ export class DecayingDeque<Y, R = unknown> {
   /** Serves those who wait for room: resuming tasks before new elements. */
   #serve(): void {
     while (
-      this.#resuming.head !== null && this.#running.length < this.concurrency
+      this.#resuming.head !== null && this.running < this.concurrency
     ) {
       const task = this.#resuming.head;
       this.#resuming.remove(task);
@@ -604,12 +635,12 @@ export class DecayingDeque<Y, R = unknown> {
       task.extras!.waiting!.resolve();
       task.extras!.waiting = undefined;
     }
-    if (this.#capacityWaiters.length > 0) {
+    if (this.#resolveCapacity !== undefined) {
       const room = this.room;
       if (room > 0) {
-        const waiters = this.#capacityWaiters;
-        this.#capacityWaiters = [];
-        for (const resolve of waiters) resolve(room);
+        const resolve = this.#resolveCapacity;
+        this.#nextCapacity = this.#resolveCapacity = undefined;
+        resolve(room);
       }
     }
     if (this.#emptyWaiters.length > 0 && this.length === 0) {
@@ -652,8 +683,9 @@ export class DecayingDeque<Y, R = unknown> {
     task.outcome = "timedOut";
     try {
       const handled: unknown = this.#catchTimeout(task.elem, task.promise);
-      if (handled instanceof Promise) {
-        handled.catch((error) => this.#handlerFailed(error, task));
+      if (isThenable(handled)) {
+        Promise.resolve(handled)
+          .catch((error) => this.#handlerFailed(error, task));
       }
     } catch (error) {
       this.#handlerFailed(error, task);

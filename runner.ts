@@ -133,8 +133,8 @@ export interface RunnerHandle<Y = unknown> {
    * as it waits for the handler, too.
    */
   stop: {
-    (): Promise<void>;
     (options: StopOptions): Promise<StopReport<Y>>;
+    (): Promise<void>;
   };
   /** Number of updates that are being handled. */
   size: () => number;

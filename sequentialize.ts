@@ -7,8 +7,13 @@ interface Entry {
   readonly keys: string[];
   /** Number of predecessors that still hold or await one of the constraints. */
   blockers: number;
-  /** Entries that count this one among their blockers, once per shared key. */
-  successors: Entry[] | undefined;
+  /**
+   * The first entry that counts this one among its blockers. Most have no more,
+   * as each key has only one successor.
+   */
+  successor: Entry | undefined;
+  /** The other ones, once per shared key. */
+  otherSuccessors: Entry[] | undefined;
   /** Called when `blockers` reaches 0; set iff the update waits. */
   proceed: (() => void) | undefined;
   /** Given up while it waited: it passes its turn on when that comes. */
@@ -34,7 +39,8 @@ export class ConstraintMap {
     const entry: Entry = {
       keys,
       blockers: 0,
-      successors: undefined,
+      successor: undefined,
+      otherSuccessors: undefined,
       proceed: undefined,
       cancelled: false,
       released: false,
@@ -42,7 +48,8 @@ export class ConstraintMap {
     for (const key of keys) {
       const predecessor = this.#newest.get(key);
       if (predecessor !== undefined) {
-        (predecessor.successors ??= []).push(entry);
+        if (predecessor.successor === undefined) predecessor.successor = entry;
+        else (predecessor.otherSuccessors ??= []).push(entry);
         entry.blockers++;
       }
       this.#newest.set(key, entry);
@@ -52,21 +59,37 @@ export class ConstraintMap {
 
   /** Lets the successors go. Releasing an entry again does nothing. */
   release(entry: Entry): void {
+    let cancelled = this.#releaseOne(entry, undefined);
     // A loop, as a long row of cancelled entries would overflow the stack.
-    const released = [entry];
-    for (let entry = released.pop(); entry; entry = released.pop()) {
-      if (entry.released) continue;
-      entry.released = true;
-      for (const key of entry.keys) {
-        if (this.#newest.get(key) === entry) this.#newest.delete(key);
-      }
-      for (const successor of entry.successors ?? []) {
-        if (--successor.blockers > 0) continue;
-        if (successor.cancelled) released.push(successor);
-        else successor.proceed?.();
-      }
-      entry.successors = undefined;
+    while (cancelled !== undefined && cancelled.length > 0) {
+      cancelled = this.#releaseOne(cancelled.pop()!, cancelled);
     }
+  }
+
+  /** Adds those that have been cancelled and whose turn has come to a list. */
+  #releaseOne(
+    entry: Entry,
+    cancelled: Entry[] | undefined,
+  ): Entry[] | undefined {
+    if (entry.released) return cancelled;
+    entry.released = true;
+    for (const key of entry.keys) {
+      if (this.#newest.get(key) === entry) this.#newest.delete(key);
+    }
+    const { successor, otherSuccessors } = entry;
+    if (successor === undefined) return cancelled;
+    entry.successor = entry.otherSuccessors = undefined;
+    if (--successor.blockers === 0) {
+      if (successor.cancelled) (cancelled ??= []).push(successor);
+      else successor.proceed?.();
+    }
+    if (otherSuccessors === undefined) return cancelled;
+    for (const successor of otherSuccessors) {
+      if (--successor.blockers > 0) continue;
+      if (successor.cancelled) (cancelled ??= []).push(successor);
+      else successor.proceed?.();
+    }
+    return cancelled;
   }
 
   /**
@@ -129,8 +152,16 @@ export function sequentialize<C>(
       `Cannot sequentialize: constraint must be a function: received ${constraint}`,
     );
   }
-  const map = new ConstraintMap();
+  return sequentializeWith(new ConstraintMap(), constraint);
+}
 
+/** {@link sequentialize} with a constraint map that can be looked into. */
+export function sequentializeWith<C>(
+  map: ConstraintMap,
+  constraint: (
+    ctx: C,
+  ) => string | readonly (string | undefined)[] | null | undefined,
+): (ctx: C, next: () => void | Promise<void>) => Promise<void> {
   return (ctx, next) => {
     try {
       const keys = normalize(constraint(ctx));
@@ -200,13 +231,20 @@ async function runInTurn(
     if (slot === undefined) {
       await new Promise<void>((resolve) => entry.proceed = resolve);
     } else {
-      const turn = slot.park();
       entry.proceed = () => slot.resume();
-      await turn;
+      // A loop, as branches of one update (`bot.fork`) share its slot: another
+      // one may have got it back before it is this one's turn.
+      while (entry.blockers > 0) await slot.park();
     }
   } catch (error) {
     map.cancel(entry); // by a stop
     throw error;
   }
-  await runHolding(map, entry, ctx, next);
+  // As `runHolding`, which would take a promise more.
+  try {
+    slot?.onTimeout(() => map.release(entry));
+    await next();
+  } finally {
+    map.release(entry);
+  }
 }

@@ -262,7 +262,7 @@ function createQueue<Y, R>(
     (update, slot) => consumer.consume(update, slot),
     concurrency,
     (error) => errorHandler(error),
-    (update, task) => timeout?.handler(update, task),
+    (update, task) => timeout?.handler?.(update, task),
     { backlog },
   );
 }
@@ -288,7 +288,13 @@ function checkOptions<Y>(options: SinkOptions<Y>): void {
   checkCount("concurrency", concurrency, 1);
   checkCount("backlog", backlog, 0);
   if (timeout === undefined) return;
-  const { milliseconds, handler } = timeout;
+  if (typeof timeout !== "object" || timeout === null) {
+    throw new TypeError(
+      `Cannot create sink: timeout must be an object: received ${timeout}`,
+    );
+  }
+  // 2.0.3 lets programs without types leave out either of them.
+  const { milliseconds = Infinity, handler = () => {} } = timeout;
   if (typeof milliseconds !== "number") {
     throw new TypeError(
       `Cannot create sink: timeout.milliseconds must be a number: received ${milliseconds}`,
@@ -330,52 +336,90 @@ export function completeSink<Y>(
   sink: UpdateSink<Y>,
 ): UpdateSink<Y> & Required<Pick<UpdateSink<Y>, "room">> {
   if (sink.room !== undefined) return sink as Required<UpdateSink<Y>>;
-  /** Who waits for the end of which updates. */
-  const pending = new Map<Y, TaskObserver<Y>>();
+  /** Updates whose end has not been told, oldest first. */
+  let pending: LegacyTask<Y>[] = [];
   let room = Infinity;
   let timer: ReturnType<typeof setInterval> | undefined;
 
   function look(): void {
-    const running = new Set(sink.snapshot());
-    for (const [elem, observer] of pending) {
-      if (running.has(elem)) continue;
-      pending.delete(elem);
+    const snapshot = sink.snapshot();
+    // Updates of primitive types can be equal: how often is each listed?
+    const listed = new Map<Y, number>();
+    for (const elem of snapshot) listed.set(elem, (listed.get(elem) ?? 0) + 1);
+    // Some sinks count their updates without listing them.
+    const complete = snapshot.length >= sink.size();
+    const ended: LegacyTask<Y>[] = [];
+    const remaining: LegacyTask<Y>[] = [];
+    // Of equal updates, the oldest ends first.
+    for (let i = pending.length - 1; i >= 0; i--) {
+      const task = pending[i];
+      const count = listed.get(task.elem) ?? 0;
+      if (count > 0) {
+        listed.set(task.elem, count - 1);
+        task.seen = true;
+      }
+      // It may have yet to be listed until the sink has taken it in.
+      const over = count === 0 && (task.seen || (task.takenIn && complete));
+      (over ? ended : remaining).push(task);
+    }
+    pending = remaining.reverse();
+    if (pending.length === 0) stopLooking();
+    else timer ??= setInterval(look, 20);
+    for (const { elem, observer } of ended.reverse()) {
       observer.ended(new LegacyEnd(elem));
     }
-    if (pending.size > 0) {
-      timer ??= setInterval(look, 20);
-    } else {
-      clearInterval(timer);
-      timer = undefined;
-    }
+  }
+
+  function stopLooking(): void {
+    clearInterval(timer);
+    timer = undefined;
   }
 
   return {
     async handle(updates, observer) {
       room = 0;
+      const tasks: LegacyTask<Y>[] = [];
       if (observer) {
-        for (const update of updates) pending.set(update, observer);
+        for (const elem of updates) {
+          tasks.push({ elem, observer, seen: false, takenIn: false });
+        }
+        pending.push(...tasks);
       }
-      const handled = sink.handle(updates);
-      look();
       try {
+        const handled = sink.handle(updates);
+        look();
         room = await handled;
       } finally {
+        for (const task of tasks) task.takenIn = true;
         look();
       }
       return room;
     },
     size: () => sink.size(),
     snapshot: () => sink.snapshot(),
-    room: () => room,
+    room() {
+      // What a stop gave up is of interest again to the next run.
+      if (pending.length > 0 && timer === undefined) look();
+      return room;
+    },
     abandon(_reason, observer) {
-      const running = [...pending].filter(([, o]) => o === observer)
-        .map(([elem]) => elem);
-      for (const elem of running) pending.delete(elem);
       look();
-      return { running, parked: [] };
+      const given = pending.filter((task) => task.observer === observer);
+      stopLooking();
+      if (given.length < pending.length) look();
+      return { running: given.map(({ elem }) => elem), parked: [] };
     },
   };
+}
+
+/** An update that a custom sink processes. */
+interface LegacyTask<Y> {
+  readonly elem: Y;
+  readonly observer: TaskObserver<Y>;
+  /** Whether the snapshot has ever listed it. */
+  seen: boolean;
+  /** Whether the call of `handle` that passed it on has settled. */
+  takenIn: boolean;
 }
 
 /** Custom sinks do not tell how an update ended, nor how long it took. */

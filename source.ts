@@ -99,7 +99,8 @@ const FULL_BATCH = 100;
  * @param options Further options
  * @returns A new source
  * @throws {RangeError} If an option is out of bounds
- * @throws {TypeError} If the supplier has no method `supply`
+ * @throws {TypeError} If an option is of the wrong type, or the supplier has no
+ * method `supply`
  *
  * @example
  * ```ts
@@ -125,16 +126,18 @@ export function createSource<Y>(
       `Cannot create source: the update supplier must have a method supply: received ${supplier}`,
     );
   }
-  if (!(speedTrafficBalance >= 0 && speedTrafficBalance <= 1)) {
-    throw new RangeError(
-      `Cannot create source: speedTrafficBalance must be between 0 and 1: received ${speedTrafficBalance}`,
-    );
-  }
-  if (!(maxDelayMilliseconds >= 0)) {
-    throw new RangeError(
-      `Cannot create source: maxDelayMilliseconds must be at least 0: received ${maxDelayMilliseconds}`,
-    );
-  }
+  check(
+    "speedTrafficBalance",
+    speedTrafficBalance,
+    "between 0 and 1",
+    speedTrafficBalance >= 0 && speedTrafficBalance <= 1,
+  );
+  check(
+    "maxDelayMilliseconds",
+    maxDelayMilliseconds,
+    "at least 0",
+    maxDelayMilliseconds >= 0,
+  );
   let pace = Infinity;
   /** Closes the generator that is being iterated over. */
   let current: AbortController | undefined;
@@ -197,4 +200,17 @@ export function createSource<Y>(
 function msToFill(count: number, size: number, elapsedMs: number): number {
   if (count === 0 || count >= size) return 0;
   return elapsedMs * (size / count - 1);
+}
+
+function check(name: string, value: unknown, rule: string, ok: boolean): void {
+  if (typeof value !== "number") {
+    throw new TypeError(
+      `Cannot create source: ${name} must be a number: received ${value}`,
+    );
+  }
+  if (!ok) {
+    throw new RangeError(
+      `Cannot create source: ${name} must be ${rule}: received ${value}`,
+    );
+  }
 }

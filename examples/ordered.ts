@@ -1,6 +1,7 @@
 // Sessions without races: updates of one chat run in order, chats run at once.
 import { run, sequentialize } from "@grammyjs/runner";
 import { Bot, type Context, session, type SessionFlavor } from "grammy";
+import { setTimeout } from "node:timers/promises";
 
 type MyContext = Context & SessionFlavor<{ count: number }>;
 
@@ -17,7 +18,7 @@ bot.on("message:text", async (ctx) => {
   // Two messages that are sent at once still count as two: without
   // `sequentialize`, both would read the same count.
   const count = ctx.session.count;
-  await new Promise((resolve) => setTimeout(resolve, 200));
+  await setTimeout(200);
   ctx.session.count = count + 1;
   await ctx.reply(`Message ${ctx.session.count}: ${ctx.msg.text}`);
 });

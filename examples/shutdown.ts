@@ -1,13 +1,15 @@
 // A clean shutdown: finish what was started, but take no longer than 10 seconds.
 import { abortSignal, run } from "@grammyjs/runner";
 import { Bot } from "grammy";
+import { setTimeout } from "node:timers/promises";
 
 const bot = new Bot(Deno.env.get("BOT_TOKEN") ?? "", {
   client: { apiRoot: Deno.env.get("BOT_API_ROOT") },
 });
 
 bot.on("message:text", async (ctx) => {
-  await work(1000, abortSignal(ctx)); // ends early if the shutdown runs out of time
+  // Stands in for slow work; ends early if the shutdown runs out of time.
+  await setTimeout(1000, undefined, { signal: abortSignal(ctx) });
   await ctx.reply(`Done: ${ctx.msg.text}`);
 });
 bot.catch((error) => console.error(error.message));
@@ -25,18 +27,3 @@ async function shutdown() {
 }
 Deno.addSignalListener("SIGINT", shutdown); // Ctrl-C
 Deno.addSignalListener("SIGTERM", shutdown); // docker stop, systemctl stop
-
-/** Stands in for anything that takes long and accepts a signal, like `fetch`. */
-function work(milliseconds: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, milliseconds);
-    signal.addEventListener("abort", abort, { once: true });
-  });
-}

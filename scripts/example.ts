@@ -19,7 +19,8 @@ if (Deno.args.length !== 1 || !names.includes(name)) {
 }
 
 // Ctrl-C reaches the example by itself; here, it must not end the server first.
-Deno.addSignalListener("SIGINT", () => {});
+let interrupted = false;
+Deno.addSignalListener("SIGINT", () => interrupted = true);
 
 if (Deno.env.get("BOT_TOKEN")) {
   console.log(`Running examples/${name}.ts; Ctrl-C ends it`);
@@ -40,7 +41,7 @@ done.finally(() => example.kill("SIGINT")).catch(() => {});
 
 const { code, signal } = await example.status;
 await server.close();
-const complete = await finished.catch(() => false);
+const complete = await finished.catch(() => false) || interrupted;
 if (!complete) console.error("The example did not answer everyone");
 Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 

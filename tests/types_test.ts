@@ -220,15 +220,18 @@ Deno.test("sequentialize takes the constraint functions of 2.0.3", () => {
 Deno.test("the lines in the table of the README type-check", () => {
   compiles(async () => {
     const bot = new Bot(token);
-    const ms = 1000;
     run(bot, { sink: { concurrency: 50 } });
     bot.use(sequentialize((ctx) => ctx.chat?.id.toString()));
     bot.catch((error) => console.error(error));
-    run(bot, { sink: { timeout: { milliseconds: ms, handler: () => {} } } });
-    const handle = run(bot);
+    run(bot, {
+      sink: { timeout: { milliseconds: 60_000, handler: console.error } },
+    });
+    const handle = run(bot, { onEvent: console.log });
     await handle.stop();
     await handle.stop({ timeout: 10_000 });
     run(bot, { inbox: createMemoryInbox({ lookahead: 20 }) });
-    run(bot, { runner: { maxRetryTime: 60_000 } });
+    run(bot, { runner: { maxRetryInterval: 10_000 } });
+    handle.task()?.catch(() => Deno.exit(1));
+    handle.stats();
   });
 });
