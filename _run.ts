@@ -176,7 +176,7 @@ export class Run<Y> implements TaskObserver<Y> {
   }
 
   async #main(previous: Promise<void> | undefined): Promise<void> {
-    const { inbox, botId, emit } = this.#parts;
+    const { source, inbox, botId, emit, onPoll } = this.#parts;
     await previous;
     try {
       await inbox.open({ botId, signal: this.#stop.signal, emit });
@@ -185,9 +185,18 @@ export class Run<Y> implements TaskObserver<Y> {
       return this.#finish();
     }
     if (!this.stopping) emit({ type: "started" });
-    this.#received = this.#receive()
+    const ready = source.ready?.(this.#stop.signal, onPoll);
+    const receive = async () => {
+      await ready;
+      await this.#receive();
+    };
+    const handle = async () => {
+      await ready;
+      await this.#handle();
+    };
+    this.#received = receive()
       .catch((error) => this.#failUnlessStopped(error));
-    const handled = this.#handle()
+    const handled = handle()
       .catch((error) => this.#failUnlessStopped(error));
     // A stop with a time limit confirms early enough to do so in time, even if
     // there is more to start; whatever does not make it then is reported.

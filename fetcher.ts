@@ -248,39 +248,26 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
     return updates;
   }
 
-  async function supply(
-    batchSize: number,
+  /** Tries until it works, the error is final, or the time is up. */
+  async function retrying<T>(
+    attempt: () => Promise<T>,
     signal: AbortSignal,
-    emit?: (event: PollEvent) => void,
-  ): Promise<Y[]> {
-    const tell = (event: PollEvent) => {
-      if (!silent) logEvent(event);
-      try {
-        emit?.(event);
-      } catch {
-        // Observers never steer: fetched updates must not get lost for them.
-      }
-    };
+    tell: (event: PollEvent) => void,
+  ): Promise<T> {
     let failures = 0;
     let downSince = 0;
     while (true) {
-      let startedAt = Date.now();
+      const startedAt = Date.now();
       try {
-        if (!initialized && bot.init) {
-          await initialize(signal);
-          startedAt = Date.now();
-        }
-        const updates = await poll(batchSize, signal);
-        const now = Date.now();
+        const result = await attempt();
         if (failures > 0) {
-          tell({ type: "recovered", failures, downMs: now - downSince });
+          tell({
+            type: "recovered",
+            failures,
+            downMs: Date.now() - downSince,
+          });
         }
-        tell({
-          type: "poll",
-          durationMs: now - startedAt,
-          count: updates.length,
-        });
-        return updates;
+        return result;
       } catch (error) {
         signal.throwIfAborted();
         const now = Date.now();
@@ -299,8 +286,45 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
     }
   }
 
+  function teller(emit?: (event: PollEvent) => void) {
+    return (event: PollEvent) => {
+      if (!silent) logEvent(event);
+      emit?.(event);
+    };
+  }
+
+  async function ready(
+    signal: AbortSignal,
+    emit?: (event: PollEvent) => void,
+  ): Promise<void> {
+    if (initialized || !bot.init) return;
+    await retrying(() => initialize(signal), signal, teller(emit));
+  }
+
+  async function supply(
+    batchSize: number,
+    signal: AbortSignal,
+    emit?: (event: PollEvent) => void,
+  ): Promise<Y[]> {
+    const tell = teller(emit);
+    let startedAt = 0;
+    const updates = await retrying(
+      async () => {
+        startedAt = Date.now();
+        if (!initialized && bot.init) await initialize(signal);
+        return await poll(batchSize, signal);
+      },
+      signal,
+      tell,
+    );
+    const durationMs = Date.now() - startedAt;
+    tell({ type: "poll", durationMs, count: updates.length });
+    return updates;
+  }
+
   return {
     supply,
+    ready,
     async confirm(id, signal) {
       // Telegram would take a negative offset as the order to forget updates.
       if (!(id >= 0)) {

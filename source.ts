@@ -31,6 +31,15 @@ export interface UpdateSupplier<Y> {
    */
   confirm?: (offset: number, signal: AbortSignal) => Promise<void>;
   /**
+   * Resolves when updates can be handled: updates that are still in the inbox
+   * from earlier may be there before the first request for more. At once if
+   * absent.
+   */
+  ready?: (
+    signal: AbortSignal,
+    emit?: (event: PollEvent) => void,
+  ) => Promise<void>;
+  /**
    * The id below which updates count as acknowledged, because a request has been
    * issued that said so. If absent, asking for the next batch acknowledges the
    * one before.
@@ -65,6 +74,11 @@ export interface UpdateSource<Y> {
   close(): void;
   /** See {@link UpdateSupplier.confirm}. */
   confirm?(offset: number, signal: AbortSignal): Promise<void>;
+  /** See {@link UpdateSupplier.ready}. */
+  ready?(
+    signal: AbortSignal,
+    emit?: (event: PollEvent) => void,
+  ): Promise<void>;
   /** See {@link UpdateSupplier.acknowledged}. */
   acknowledged?(): number;
 }
@@ -189,6 +203,9 @@ export function createSource<Y>(
     },
     ...(supplier.confirm && {
       confirm: (offset, signal) => supplier.confirm!(offset, signal),
+    }),
+    ...(supplier.ready && {
+      ready: (signal, emit) => supplier.ready!(signal, emit),
     }),
     ...(supplier.acknowledged && {
       acknowledged: () => supplier.acknowledged!(),
