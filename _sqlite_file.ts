@@ -20,7 +20,10 @@ export const SCHEMA_VERSION = 1;
 export const WAITING = 0, RUNNING = 1, ALONE = 2, SET_ASIDE = 3;
 
 const SCHEMA = `
-  CREATE TABLE bot (id INTEGER PRIMARY KEY);
+  CREATE TABLE bot (
+    id INTEGER PRIMARY KEY,
+    deaths INTEGER NOT NULL DEFAULT 0 -- since the last clean close
+  );
   CREATE TABLE updates (
     seq INTEGER PRIMARY KEY, -- order of arrival
     id INTEGER NOT NULL,
@@ -114,7 +117,7 @@ function create(path: string, botId: number): void {
         PRAGMA application_id = ${APPLICATION_ID};
         PRAGMA user_version = ${SCHEMA_VERSION};
         ${SCHEMA}
-        INSERT INTO bot VALUES (${botId});
+        INSERT INTO bot (id) VALUES (${botId});
         COMMIT;
       `);
     } finally {

@@ -44,11 +44,12 @@ export interface SqliteInboxOptions {
    */
   synchronous?: "full" | "normal";
   /**
-   * How many times the process may die while an update runs until the update is
-   * under suspicion of killing it: an integer of at least 1. The last of these
-   * attempts is made while nothing else runs, and once more if the process dies
-   * in it, as that can still be a kill from outside. If it dies again, the update
-   * is set aside.
+   * How many times the process may die while an update runs: an integer of at
+   * least 1. The last of these attempts is made while nothing else runs. As a
+   * death can still be a kill from outside, the update is set aside once that
+   * many deaths in a row hit it alone. Every other recent death, at which it was
+   * not running, proves that something else kills the process, and takes one
+   * more.
    *
    * @default 3
    */
@@ -167,9 +168,6 @@ function checkCount(name: string, value: number, least: number): void {
 const FLUSH_MS = 20;
 /** How often it is tried again after that has failed. */
 const RETRY_MS = 1000;
-/** A single death while it runs alone may be a kill from outside by chance. */
-const ALONE_DEATHS = 2;
-
 /** An update that has not finished. */
 interface Entry<Y> {
   readonly seq: number;
@@ -288,6 +286,10 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#suspect = this.#broken = undefined;
     const fresh: Entry<Y>[] = [];
     const rows = db.prepare("SELECT * FROM updates ORDER BY seq").all();
+    let deaths = Number(db.prepare("SELECT deaths FROM bot").get()!.deaths);
+    if (rows.some(({ state }) => state === RUNNING || state === ALONE)) {
+      deaths++;
+    }
     for (const row of rows as unknown as Row[]) {
       this.#nextSeq = row.seq + 1;
       this.#known.set(row.id, row.seq);
@@ -300,7 +302,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       if (row.state !== WAITING) entry.deaths++;
       entry.alone = row.state === ALONE ? row.alone + 1 : 0;
       entry.state = WAITING;
-      if (entry.alone >= ALONE_DEATHS) {
+      const others = Math.max(0, deaths - entry.deaths);
+      if (entry.alone >= this.#options.maxAttempts + others) {
         entry.state = SET_ASIDE;
         this.#setAside.set(row.id, entry);
         fresh.push(entry);
@@ -312,6 +315,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
         this.#dirty.add(entry);
       }
     }
+    // Those that led to setting one aside are explained.
+    db.exec(`UPDATE bot SET deaths = ${fresh.length > 0 ? 0 : deaths}`);
     this.#commit(db, []);
     for (const { id, update, deaths } of fresh) {
       this.#run!.emit({
@@ -469,6 +474,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
         this.#dirty.add(entry);
       }
       this.#commit(db, []);
+      db.exec("UPDATE bot SET deaths = 0");
     } finally {
       closeInboxFile(db);
       this.#buffer = [];

@@ -434,10 +434,12 @@ Deno.test("an update that kills the process each time is set aside, its neighbou
     assertEquals(poison.update_id, 2);
     await using fifth = await life.next();
     assertEquals(ids(await fifth.take(9, NEVER)), [2]);
-    crash(dir.path("4"), dir.path("last"));
+    await using sixth = await life.next();
+    assertEquals(ids(await sixth.take(9, NEVER)), [2]);
+    crash(dir.path("5"), dir.path("last"));
   }
   await using inbox = await openInbox(dir.path("last"));
-  assertEquals(inbox.quarantined(), [{ update: { update_id: 2 }, deaths: 4 }]);
+  assertEquals(inbox.quarantined(), [{ update: { update_id: 2 }, deaths: 5 }]);
   const event = inbox.events[0];
   assert(event.type === "inbox" && event.level === "error");
   assertStringIncludes(event.message, "The update 2 is set aside");
