@@ -1,8 +1,8 @@
 // Nothing is lost in a crash: the bot kills itself now and then, and goes on.
-import { run, sequentialize } from "../mod.ts";
-import { createSqliteInbox } from "../sqlite_inbox.ts";
-import { Bot } from "npm:grammy@1";
-import type { Update } from "npm:grammy@1/types";
+import { run, sequentialize } from "@grammyjs/runner";
+import { createSqliteInbox } from "@grammyjs/runner/sqlite";
+import { Bot } from "grammy";
+import type { Update } from "grammy/types";
 
 const FILE = Deno.env.get("INBOX") ?? Deno.makeTempDirSync() + "/updates.db";
 

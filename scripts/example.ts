@@ -47,8 +47,9 @@ Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 
 function start(env?: Record<string, string>): Deno.ChildProcess {
   const path = new URL(`../examples/${name}.ts`, import.meta.url).href;
-  const more = name === "durable" ? ["-A"] : [];
-  const args = ["run", "--allow-net", "--allow-env", ...more, path];
+  // This one also writes a file, and starts and kills itself.
+  const allow = name === "durable" ? ["-A"] : ["--allow-net", "--allow-env"];
+  const args = ["run", ...allow, path];
   return new Deno.Command(Deno.execPath(), { args, env }).spawn();
 }
 
