@@ -289,7 +289,11 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
   function teller(emit?: (event: PollEvent) => void) {
     return (event: PollEvent) => {
       if (!silent) logEvent(event);
-      emit?.(event);
+      try {
+        emit?.(event);
+      } catch {
+        // Observers never steer: fetched updates must not get lost for them.
+      }
     };
   }
 
@@ -310,8 +314,8 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
     let startedAt = 0;
     const updates = await retrying(
       async () => {
-        startedAt = Date.now();
         if (!initialized && bot.init) await initialize(signal);
+        startedAt = Date.now();
         return await poll(batchSize, signal);
       },
       signal,
