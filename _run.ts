@@ -326,9 +326,11 @@ export class Run<Y> implements TaskObserver<Y> {
     const { source, observed } = this.#parts;
     this.#askedForMore = false;
     if (batch.length === 0) return;
-    this.#batch = batch;
-    this.#touchedId = -Infinity;
-    if (source.confirm) this.#untouched = new Set(batch);
+    if (source.confirm) {
+      this.#batch = batch;
+      this.#touchedId = -Infinity;
+      this.#untouched = new Set(batch);
+    }
     if (!observed) return;
     const now = Date.now();
     for (const update of batch) {
