@@ -112,17 +112,21 @@ export class Run<Y> implements TaskObserver<Y> {
   /** When updates were received; only if somebody wants to know. */
   readonly #receivedAt = new WeakMap<object, number>();
 
+  /** The run before this one, until it is over. */
+  #previous: Run<Y> | undefined;
+
   /** Set iff the inbox wants to hear of it. */
   readonly parked: ((update: Y) => void) | undefined;
   readonly resumed: ((update: Y) => void) | undefined;
 
-  constructor(parts: RunParts<Y>, previous: Promise<void> | undefined) {
+  constructor(parts: RunParts<Y>, previous: Run<Y> | undefined) {
     this.#parts = parts;
+    this.#previous = previous?.over ? undefined : previous;
     if (parts.inbox.running !== undefined) {
       this.parked = (update) => this.#tellRunning(update, false);
       this.resumed = (update) => this.#tellRunning(update, true);
     }
-    this.done = this.#main(previous);
+    this.done = this.#main();
   }
 
   /** Number of updates in the run that the sink has not got yet. */
@@ -149,7 +153,7 @@ export class Run<Y> implements TaskObserver<Y> {
     const expire = async () => {
       const lead = Math.min(1000, ms / 2);
       await sleep(ms - lead, finished.signal);
-      this.#hurry.abort();
+      this.#hurryUp();
       await sleep(lead, finished.signal);
       this.#expire();
       // Whatever can be cleaned up without waiting gets the chance to be.
@@ -157,6 +161,12 @@ export class Run<Y> implements TaskObserver<Y> {
     };
     await Promise.race([this.done, expire()]);
     finished.abort();
+  }
+
+  /** Lets this run, and the one that it waits for, confirm now. */
+  #hurryUp(): void {
+    if (this.#previous) this.#previous.#hurryUp();
+    this.#hurry.abort();
   }
 
   ended(end: TaskEnd<Y>): void {
@@ -175,9 +185,10 @@ export class Run<Y> implements TaskObserver<Y> {
     this.#stopHooks.add(callback);
   }
 
-  async #main(previous: Promise<void> | undefined): Promise<void> {
+  async #main(): Promise<void> {
     const { source, inbox, botId, emit, onPoll } = this.#parts;
-    await previous;
+    await this.#previous?.done;
+    this.#previous = undefined;
     try {
       await inbox.open({ botId, signal: this.#stop.signal, emit });
     } catch (error) {
@@ -205,7 +216,7 @@ export class Run<Y> implements TaskObserver<Y> {
     await Promise.race([over, aborted(this.#hurry.signal)]);
     await Promise.race([this.#received, expired]);
     await this.#drained(this.#hurry.signal);
-    await this.#confirm();
+    await Promise.race([this.#confirm(), expired]);
     await Promise.race([over, expired]);
     await this.#drained(this.#expiry.signal);
     await this.#cleanUp();
@@ -214,13 +225,11 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Runs what wants to run at the stop, and closes the inbox. */
   async #cleanUp(): Promise<void> {
-    const { inbox, emit } = this.#parts;
+    const { inbox } = this.#parts;
+    const expired = aborted(this.#expiry.signal);
     for (const hook of this.#stopHooks) {
-      try {
-        await hook();
-      } catch (error) {
-        emit({ type: "stop-hook-failed", error });
-      }
+      // A stop that has run out of time waits for none of them.
+      await Promise.race([this.#runHook(hook), expired]);
     }
     try {
       if (!inbox.durable && this.#expiry.signal.aborted) {
@@ -229,6 +238,14 @@ export class Run<Y> implements TaskObserver<Y> {
       await inbox.close();
     } catch (error) {
       this.#fail(error);
+    }
+  }
+
+  async #runHook(hook: () => void | Promise<void>): Promise<void> {
+    try {
+      await hook();
+    } catch (error) {
+      this.#parts.emit({ type: "stop-hook-failed", error });
     }
   }
 
@@ -310,7 +327,7 @@ export class Run<Y> implements TaskObserver<Y> {
         await inbox.append(batch, appendSignal);
       } catch (error) {
         // Nothing of it was stored. Telegram keeps it, if it can.
-        if (!source.confirm) this.unstarted.push(...batch);
+        if (!source.confirm) this.#giveUp(batch);
         throw error;
       }
       this.#appended += batch.length;
@@ -326,9 +343,11 @@ export class Run<Y> implements TaskObserver<Y> {
     const { source, observed } = this.#parts;
     this.#askedForMore = false;
     if (batch.length === 0) return;
-    this.#batch = batch;
-    this.#touchedId = -Infinity;
-    if (source.confirm) this.#untouched = new Set(batch);
+    if (source.confirm) {
+      this.#batch = batch;
+      this.#touchedId = -Infinity;
+      this.#untouched = new Set(batch);
+    }
     if (!observed) return;
     const now = Date.now();
     for (const update of batch) {
@@ -392,7 +411,7 @@ export class Run<Y> implements TaskObserver<Y> {
         this.#taken += taken.length;
         return taken;
       } catch (error) {
-        if (!this.stopping || error !== this.#stop.signal.reason) throw error;
+        if (!this.stopping || !isAbort(error)) throw error;
       }
     }
     // A clean stop leaves in a durable inbox what is there. Where the inbox is
@@ -482,12 +501,19 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Gives up whatever has not ended. */
   #expire(): void {
     if (this.#expiry.signal.aborted) return;
-    const { sink, leftovers } = this.#parts;
+    const { source, sink, inbox, leftovers } = this.#parts;
+    const previous = this.#previous;
+    if (previous) previous.#expire();
     const reason = new DOMException("The stop ran out of time", "AbortError");
     const given = sink.abandon?.(reason, this) ?? { running: [], parked: [] };
-    this.unfinished = given.running;
-    for (const update of given.running) leftovers.add(update);
-    this.unstarted.push(...given.parked, ...this.#notLeft(this.#held));
+    // Only these can come again.
+    if (inbox.durable || source.confirm) {
+      for (const update of given.running) leftovers.add(update);
+    }
+    this.unfinished = [...previous?.unfinished ?? [], ...given.running];
+    this.#giveUp(previous?.unstarted ?? []);
+    this.#giveUp(given.parked);
+    this.#giveUp(this.#held);
     this.#held = [];
     this.#hurry.abort();
     this.#expiry.abort(reason);
@@ -499,12 +525,15 @@ export class Run<Y> implements TaskObserver<Y> {
     while (this.buffered > 0) {
       const taken = await this.#parts.inbox.take(Infinity, signal);
       this.#taken += taken.length;
-      this.unstarted.push(...this.#notLeft(taken));
+      this.#giveUp(taken);
     }
   }
 
-  #notLeft(updates: Y[]): Y[] {
-    return updates.filter((update) => !this.#left.has(update));
+  /** Reports updates as unstarted, unless they stay on Telegram. */
+  #giveUp(updates: Y[]): void {
+    for (const update of updates) {
+      if (!this.#left.has(update)) this.unstarted.push(update);
+    }
   }
 }
 

@@ -243,7 +243,10 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
       const ids = updates.map((update) => update.update_id);
       offset = Math.max(...ids) + 1;
       // Telegram has started a new sequence; nothing of it is acknowledged yet.
-      if (offset <= issued) issued = Math.min(...ids);
+      if (offset <= issued) {
+        issued = Math.min(...ids);
+        answered = -1;
+      }
     }
     return updates;
   }

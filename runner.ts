@@ -324,7 +324,7 @@ class Runner<Y> implements RunnerHandle<Y> {
         this.#received += count;
       },
       onEnded: (end, receivedAt) => this.#onEnded(end, receivedAt),
-    }, this.#run?.done);
+    }, this.#run);
     this.#run = run;
     const stop = () => run.stop();
     signal?.addEventListener("abort", stop, { once: true });
@@ -419,11 +419,13 @@ class Runner<Y> implements RunnerHandle<Y> {
     this.#tell({ type: "ended", update, outcome, waitedMs, ranMs, error });
   }
 
+  /** The hook observes; it must not be able to steer. */
   #tell(event: RunnerEvent<Y>): void {
     try {
-      this.#options.onEvent?.(event);
+      const told: unknown = this.#options.onEvent?.(event);
+      if (told instanceof Promise) told.catch(() => {});
     } catch {
-      // It observes; it must not be able to steer.
+      // Ignored, as documented.
     }
   }
 }

@@ -3,7 +3,7 @@ import { slotOf } from "./_slot.ts";
 
 /** An update that has asked for its constraints. */
 interface Entry {
-  /** Constraints of the update; without repetitions. */
+  /** Constraints of the update. */
   readonly keys: string[];
   /** Number of predecessors that still hold or await one of the constraints. */
   blockers: number;
@@ -47,6 +47,7 @@ export class ConstraintMap {
     };
     for (const key of keys) {
       const predecessor = this.#newest.get(key);
+      if (predecessor === entry) continue; // a repeated key
       if (predecessor !== undefined) {
         if (predecessor.successor === undefined) predecessor.successor = entry;
         else (predecessor.otherSuccessors ??= []).push(entry);
@@ -73,10 +74,13 @@ export class ConstraintMap {
   ): Entry[] | undefined {
     if (entry.released) return cancelled;
     entry.released = true;
-    for (const key of entry.keys) {
-      if (this.#newest.get(key) === entry) this.#newest.delete(key);
+    const { keys, successor, otherSuccessors } = entry;
+    for (let i = 0; i < keys.length; i++) {
+      // Without a successor, it is the newest one for all of its keys.
+      if (successor === undefined || this.#newest.get(keys[i]) === entry) {
+        this.#newest.delete(keys[i]);
+      }
     }
-    const { successor, otherSuccessors } = entry;
     if (successor === undefined) return cancelled;
     entry.successor = entry.otherSuccessors = undefined;
     if (--successor.blockers === 0) {
@@ -180,7 +184,7 @@ function defaultConstraint(ctx: unknown): string {
   return keyOf((ctx as { update: object }).update);
 }
 
-/** The constraints without repetitions, or `undefined` if there are none. */
+/** The constraints as a list, or `undefined` if there are none. */
 function normalize(
   constraint: string | readonly (string | undefined)[] | null | undefined,
 ): string[] | undefined {
@@ -193,7 +197,7 @@ function normalize(
       `Cannot sequentialize: constraints must be strings: received ${constraint}`,
     );
   }
-  const keys = new Set<string>();
+  const keys: string[] = [];
   for (const key of constraint) {
     if (key === undefined || key === null || key === "") continue;
     if (typeof key !== "string") {
@@ -201,9 +205,9 @@ function normalize(
         `Cannot sequentialize: constraints must be strings: received ${key}`,
       );
     }
-    keys.add(key);
+    keys.push(key);
   }
-  return keys.size > 0 ? [...keys] : undefined;
+  return keys.length > 0 ? keys : undefined;
 }
 
 async function runHolding(

@@ -29,14 +29,18 @@ export interface UpdateConsumer<Y> {
  * sink of your own needs; with the others, the runner works more exactly.
  *
  * Without them, a sink has room for as many updates as `handle` last resolved
- * with, and an update has ended when `snapshot` no longer lists it.
+ * with, and an update has ended when `snapshot` no longer lists it. If `snapshot`
+ * lists other objects than those that `handle` was given, updates have ended when
+ * `size` is 0. Updates that `snapshot` does not list when `handle` rejects have
+ * failed.
  *
  * @typeParam Y Type of the updates
  */
 export interface UpdateSink<Y> {
   /**
    * Takes updates in. Resolves with the number of updates that the sink is ready
-   * to take next, as soon as that is positive.
+   * to take next, as soon as that is positive. Anything else counts as 1, unless
+   * the sink has the members below.
    *
    * @param updates The updates, can be empty
    * @param observer Hears of what happens to these updates; only for sinks that
@@ -326,30 +330,35 @@ function checkCount(name: string, value: unknown, least: number): void {
   }
 }
 
+type CompleteSink<Y> =
+  & UpdateSink<Y>
+  & Required<Pick<UpdateSink<Y>, "room">>;
+
+/** What {@link completeSink} made; runners that share a sink share this, too. */
+const completed = new WeakMap<object, unknown>();
+
 /**
- * Makes up for the members that a sink does not have, by looking at its
- * snapshot.
+ * Makes up for the members that a sink does not have, by looking at its size and
+ * its snapshot from time to time.
  *
  * @returns The sink itself if it has all that the runner needs
  */
-export function completeSink<Y>(
-  sink: UpdateSink<Y>,
-): UpdateSink<Y> & Required<Pick<UpdateSink<Y>, "room">> {
-  if (sink.room !== undefined) return sink as Required<UpdateSink<Y>>;
+export function completeSink<Y>(sink: UpdateSink<Y>): CompleteSink<Y> {
+  if (sink.room !== undefined) return sink as CompleteSink<Y>;
+  const existing = completed.get(sink) as CompleteSink<Y> | undefined;
+  if (existing !== undefined) return existing;
   /** Updates whose end has not been told, oldest first. */
   let pending: LegacyTask<Y>[] = [];
   let room = Infinity;
   let timer: ReturnType<typeof setInterval> | undefined;
 
+  /** Tells which updates have ended. Takes time for each that has not. */
   function look(): void {
     const snapshot = sink.snapshot();
     // Updates of primitive types can be equal: how often is each listed?
     const listed = new Map<Y, number>();
     for (const elem of snapshot) listed.set(elem, (listed.get(elem) ?? 0) + 1);
-    // Some sinks count their updates without listing them.
-    const complete = snapshot.length >= sink.size();
-    const ended: LegacyTask<Y>[] = [];
-    const remaining: LegacyTask<Y>[] = [];
+    const missing: LegacyTask<Y>[] = [];
     // Of equal updates, the oldest ends first.
     for (let i = pending.length - 1; i >= 0; i--) {
       const task = pending[i];
@@ -357,17 +366,33 @@ export function completeSink<Y>(
       if (count > 0) {
         listed.set(task.elem, count - 1);
         task.seen = true;
+      } else {
+        missing.push(task);
       }
+    }
+    // Some sinks count their updates without listing them, or list other objects
+    // in their place. Nothing can be told from those, until none are left.
+    const known = pending.length - missing.length;
+    const size = sink.size();
+    const exact = known === snapshot.length && known >= size;
+    const ended = new Set<LegacyTask<Y>>();
+    for (const task of missing.reverse()) {
       // It may have yet to be listed until the sink has taken it in.
-      const over = count === 0 && (task.seen || (task.takenIn && complete));
-      (over ? ended : remaining).push(task);
+      const over = task.seen || task.state === "refused" ||
+        (task.state === "taken" && (exact || size === 0));
+      if (over) ended.add(task);
     }
-    pending = remaining.reverse();
-    if (pending.length === 0) stopLooking();
-    else timer ??= setInterval(look, 20);
-    for (const { elem, observer } of ended.reverse()) {
-      observer.ended(new LegacyEnd(elem));
-    }
+    if (ended.size > 0) pending = pending.filter((task) => !ended.has(task));
+    keepLooking();
+    for (const task of ended) task.observer.ended(new LegacyEnd(task));
+  }
+
+  /** Looks at intervals, for as long as there is something to look for. */
+  function keepLooking(): void {
+    if (pending.length === 0) return stopLooking();
+    timer ??= setInterval(look, 20);
+    // Updates that were given up are no reason to keep the process alive.
+    setRef(timer, pending.some((task) => !task.givenUp));
   }
 
   function stopLooking(): void {
@@ -375,24 +400,26 @@ export function completeSink<Y>(
     timer = undefined;
   }
 
-  return {
+  const complete: CompleteSink<Y> = {
     async handle(updates, observer) {
       room = 0;
-      const tasks: LegacyTask<Y>[] = [];
-      if (observer) {
-        for (const elem of updates) {
-          tasks.push({ elem, observer, seen: false, takenIn: false });
-        }
-        pending.push(...tasks);
-      }
+      const tasks = observer === undefined
+        ? []
+        : updates.map((elem) => new LegacyTask(elem, observer));
+      for (const task of tasks) pending.push(task);
+      keepLooking();
       try {
-        const handled = sink.handle(updates);
+        const next = await sink.handle(updates);
+        // Sinks can resolve with anything, and 2.0.3 goes on all the same.
+        room = next >= 1 ? next : 1;
+      } catch (error) {
+        for (const task of tasks) task.refuse(error);
         look();
-        room = await handled;
-      } finally {
-        for (const task of tasks) task.takenIn = true;
-        look();
+        throw error;
       }
+      for (const task of tasks) task.state = "taken";
+      // Looking costs too much to do it for each call that ends nothing.
+      if (sink.size() === 0) look();
       return room;
     },
     size: () => sink.size(),
@@ -405,28 +432,56 @@ export function completeSink<Y>(
     abandon(_reason, observer) {
       look();
       const given = pending.filter((task) => task.observer === observer);
-      stopLooking();
-      if (given.length < pending.length) look();
+      for (const task of given) task.givenUp = true;
+      if (pending.every((task) => task.givenUp)) stopLooking();
       return { running: given.map(({ elem }) => elem), parked: [] };
     },
   };
+  completed.set(sink, complete);
+  return complete;
+}
+
+/** Sets whether a timer keeps the process alive, where timers are objects. */
+function setRef(timer: unknown, ref: boolean): void {
+  const { ref: hold, unref: release } = timer as {
+    ref?: () => void;
+    unref?: () => void;
+  };
+  (ref ? hold : release)?.call(timer);
 }
 
 /** An update that a custom sink processes. */
-interface LegacyTask<Y> {
-  readonly elem: Y;
-  readonly observer: TaskObserver<Y>;
+class LegacyTask<Y> {
   /** Whether the snapshot has ever listed it. */
-  seen: boolean;
-  /** Whether the call of `handle` that passed it on has settled. */
-  takenIn: boolean;
+  seen = false;
+  /** How the call of `handle` that passed it on has settled. */
+  state: "passed" | "taken" | "refused" = "passed";
+  /** What that call has rejected with. */
+  error: unknown;
+  /** Whether a stop has given it up. */
+  givenUp = false;
+  constructor(readonly elem: Y, readonly observer: TaskObserver<Y>) {}
+
+  refuse(error: unknown): void {
+    this.state = "refused";
+    this.error = error;
+  }
 }
 
-/** Custom sinks do not tell how an update ended, nor how long it took. */
+/**
+ * Custom sinks do not tell how an update ended, nor how long it took. Only those
+ * that a sink failed to take in are known not to have been handled.
+ */
 class LegacyEnd<Y> implements TaskEnd<Y> {
-  readonly outcome = "handled";
-  readonly error = undefined;
+  readonly elem: Y;
+  readonly outcome: "handled" | "failed";
+  readonly error: unknown;
   readonly parkedMs = 0;
   readonly ranMs = 0;
-  constructor(readonly elem: Y) {}
+  constructor(task: LegacyTask<Y>) {
+    const failed = task.state === "refused" && !task.seen;
+    this.elem = task.elem;
+    this.outcome = failed ? "failed" : "handled";
+    this.error = failed ? task.error : undefined;
+  }
 }

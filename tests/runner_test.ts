@@ -536,6 +536,133 @@ Deno.test("a slot lets middleware run something at the stop, once", async () => 
   assertEquals(log, ["handled", "handled", "closed"]);
 });
 
+/** A supplier that yields a batch once, and waits for the close then. */
+function once<Y>(batch: Y[]): (n: number, signal: AbortSignal) => Promise<Y[]> {
+  let supplied = false;
+  return (_, signal) =>
+    new Promise((resolve, reject) => {
+      signal.addEventListener("abort", () => reject(signal.reason));
+      if (!supplied) resolve(batch);
+      supplied = true;
+    });
+}
+
+Deno.test("stop({ timeout }) gives up the updates of an earlier stop, too", async () => {
+  const forever = new Deferred();
+  const sink = createConcurrentSink<number>(
+    { consume: () => forever.promise },
+    () => Promise.resolve(),
+  );
+  const handle = createRunner(createSource({ supply: once([1]) }), sink);
+  handle.start();
+  await until(() => handle.size() === 1);
+  const first = handle.stop();
+  handle.start();
+  await sleep(1);
+  const report = await handle.stop({ timeout: 10 });
+  assertEquals(report.unfinished, [1]);
+  await first;
+  await handle.stop();
+  assertEquals(handle.stats().state, "stopped");
+  forever.resolve();
+});
+
+Deno.test("stop({ timeout }) reports any number of updates", async () => {
+  const forever = new Deferred();
+  const sink = createConcurrentSink<number>(
+    { consume: () => forever.promise },
+    () => Promise.resolve(),
+    { concurrency: 5 },
+  );
+  const batch = Array.from({ length: 300_000 }, (_, i) => i);
+  const handle = createRunner(createSource({ supply: once(batch) }), sink);
+  handle.start();
+  await until(() => handle.size() === 5);
+  const report = await handle.stop({ timeout: 10 });
+  assertEquals(report.unfinished, batch.slice(0, 5));
+  assertEquals(report.unstarted.length, 299_995);
+  assertEquals(handle.stats().state, "stopped");
+  forever.resolve();
+});
+
+Deno.test("a stop hook that never ends holds up a stop with a timeout no longer than that", async () => {
+  const sink = createConcurrentSink<number>(
+    {
+      consume(_, slot) {
+        slot!.onStop(() => new Promise(() => {}));
+        return Promise.resolve();
+      },
+    },
+    () => Promise.resolve(),
+  );
+  const handle = createRunner(createSource({ supply: once([1]) }), sink);
+  handle.start();
+  await until(() => handle.stats().handled === 1);
+  await handle.stop({ timeout: 10 });
+  await handle.stop();
+  assertEquals(handle.stats().state, "stopped");
+});
+
+Deno.test("updates that equal one that was given up are handled", async () => {
+  const seen: string[] = [];
+  const forever = new Deferred();
+  const sink = createConcurrentSink<string>(
+    { consume: (update) => (seen.push(update), forever.promise) },
+    () => Promise.resolve(),
+  );
+  let supply = once(["ping"]);
+  const source = createSource<string>({
+    supply: (n, signal) => supply(n, signal),
+  });
+  const handle = createRunner(source, sink);
+  handle.start();
+  await until(() => seen.length === 1);
+  await handle.stop({ timeout: 5 });
+  supply = once(["ping", "pong"]);
+  handle.start();
+  await until(() => seen.length === 3);
+  assertEquals(seen, ["ping", "ping", "pong"]);
+  forever.resolve();
+  await handle.stop();
+});
+
+Deno.test("a memory inbox whose take has an abort error of its own loses nothing", async () => {
+  const memory = createMemoryInbox<number>();
+  const inbox: UpdateInbox<number> = {
+    durable: false,
+    open: (run) => memory.open(run),
+    append: (updates, signal) => memory.append(updates, signal),
+    async take(limit, signal) {
+      try {
+        return await memory.take(limit, signal);
+      } catch {
+        throw new DOMException("take was aborted", "AbortError");
+      }
+    },
+    settle() {},
+    close: () => memory.close(),
+  };
+  const seen: number[] = [];
+  const sink = createConcurrentSink<number>(
+    { consume: (update) => Promise.resolve(void seen.push(update)) },
+    () => Promise.resolve(),
+  );
+  let supplied = 0;
+  const source = createSource<number>({
+    supply: (_, signal) =>
+      supplied++ === 0
+        ? Promise.resolve([1])
+        : new Promise((resolve) =>
+          signal.addEventListener("abort", () => resolve([2]))
+        ),
+  });
+  const handle = createRunner(source, sink, { inbox });
+  handle.start();
+  await until(() => seen.length === 1);
+  await handle.stop();
+  assertEquals(seen, [1, 2]);
+});
+
 // Observing.
 
 Deno.test("events tell the story of a run", async () => {
@@ -591,6 +718,12 @@ Deno.test("a hook that throws disturbs nothing", async () => {
   pushTexts(server, 2);
   await until(() => server.sent().length === 2);
   await handle.stop();
+  const other = runBot(server, (ctx) => ctx.reply("fine"), {
+    onEvent: () => Promise.reject(new Error("hook broken")),
+  });
+  pushTexts(server, 2);
+  await until(() => server.sent().length === 4);
+  await other.stop();
 });
 
 Deno.test("nothing is printed while all is well, and nothing at all if silent", async () => {

@@ -502,3 +502,151 @@ Deno.test("legacy sink that is given up is not polled until the next run asks fo
   assertEquals(ended, [2, 1, 3]);
   assertEquals(time.next(), false);
 });
+
+for (const room of [0, -1, undefined, NaN, null]) {
+  Deno.test(`legacy sink that resolves with ${room} has room for one update`, async () => {
+    const complete = completeSink<number>({
+      handle: () => Promise.resolve(room as number),
+      size: () => 0,
+      snapshot: () => [],
+    });
+    assertEquals(await complete.handle([]), 1);
+    assertEquals(complete.room(), 1);
+  });
+}
+
+Deno.test("legacy sink that lists copies ends its updates when its size is 0", async () => {
+  using time = new FakeTime();
+  const running: { id: number }[] = [];
+  const complete = completeSink<{ id: number }>({
+    handle(updates) {
+      running.push(...updates);
+      return Promise.resolve(5);
+    },
+    size: () => running.length,
+    snapshot: () => running.map((update) => ({ ...update })),
+  });
+  const ended: number[] = [];
+  await complete.handle([{ id: 1 }, { id: 2 }], {
+    ended: ({ elem }) => void ended.push(elem.id),
+    handlerFailed() {},
+    onStop() {},
+  });
+  time.tick(100);
+  running.pop();
+  time.tick(100);
+  assertEquals(ended, []);
+  running.pop();
+  time.tick(20);
+  assertEquals(ended, [1, 2]);
+  assertEquals(time.next(), false);
+});
+
+Deno.test("updates of two runners that share a legacy sink end one by one", async () => {
+  using time = new FakeTime();
+  const { sink, handled, end } = legacy();
+  const [a, b] = [observe(), observe()];
+  completeSink(sink).handle([1], a.observer);
+  completeSink(sink).handle([2, 3], b.observer);
+  // Never listed while somebody looks.
+  end(3);
+  for (const resolve of handled) resolve(5);
+  await settle();
+  time.tick(20);
+  assertEquals([a.ended, b.ended], [[], [3]]);
+  end(1);
+  time.tick(20);
+  assertEquals([a.ended, b.ended], [[1], [3]]);
+  end(2);
+  time.tick(20);
+  assertEquals([a.ended, b.ended], [[1], [3, 2]]);
+  assertEquals(time.next(), false);
+});
+
+Deno.test("updates of a legacy sink that were given up do not keep the process alive", async () => {
+  const { sink, handled, end } = legacy();
+  const complete = completeSink(sink);
+  const timers: { hasRef(): boolean }[] = [];
+  const real = globalThis.setInterval;
+  globalThis.setInterval = ((callback: () => void, ms: number) => {
+    const timer = real(callback, ms);
+    timers.push(timer as never);
+    return timer;
+  }) as typeof setInterval;
+  try {
+    const { ended, observer } = observe();
+    complete.handle([1], observer);
+    handled[0](5);
+    await settle();
+    assert(timers.at(-1)!.hasRef());
+    complete.abandon!(new DOMException("stop", "AbortError"), observer);
+    complete.room();
+    assertEquals(timers.length, 2);
+    assert(!timers.at(-1)!.hasRef());
+    const next = observe();
+    complete.handle([2], next.observer);
+    handled[1](5);
+    assert(timers.at(-1)!.hasRef());
+    end(2);
+    while (next.ended.length === 0) await new Promise((r) => setTimeout(r, 5));
+    assert(!timers.at(-1)!.hasRef());
+    end(1);
+    complete.abandon!(new DOMException("stop", "AbortError"), observer);
+    assertEquals(ended, [1]);
+  } finally {
+    globalThis.setInterval = real;
+    for (const timer of timers) clearInterval(timer as never);
+  }
+});
+
+Deno.test("legacy sink is not looked at for each call", async () => {
+  using time = new FakeTime();
+  const running: number[] = [];
+  let looks = 0;
+  const complete = completeSink<number>({
+    handle(updates) {
+      running.push(...updates);
+      return Promise.resolve(1);
+    },
+    size: () => running.length,
+    snapshot() {
+      looks++;
+      return [...running];
+    },
+  });
+  const { ended, observer } = observe();
+  for (let i = 0; i < 100; i++) await complete.handle([i], observer);
+  assertEquals(looks, 0);
+  time.tick(20);
+  assertEquals(looks, 1);
+  running.length = 0;
+  time.tick(20);
+  assertEquals([looks, ended.length], [2, 100]);
+});
+
+Deno.test("updates that a legacy sink failed to take in have failed", async () => {
+  using time = new FakeTime();
+  const running: number[] = [];
+  const complete = completeSink<number>({
+    async handle(updates) {
+      running.push(updates[0]);
+      await Promise.resolve();
+      throw "oh no";
+    },
+    size: () => running.length,
+    snapshot: () => [...running],
+  });
+  const ended: unknown[] = [];
+  const handled = watch(complete.handle([1, 2], {
+    ended: ({ elem, outcome, error }) => void ended.push(elem, outcome, error),
+    handlerFailed() {},
+    onStop() {},
+  }));
+  await settle();
+  assertEquals(handled, { state: "rejected", value: "oh no" });
+  assertEquals(ended, [2, "failed", "oh no"]);
+  running.pop();
+  time.tick(20);
+  assertEquals(ended, [2, "failed", "oh no", 1, "handled", undefined]);
+  assertEquals(time.next(), false);
+});
