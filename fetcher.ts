@@ -342,13 +342,23 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
       offset = id;
       if (answered === id) return;
       issued = id;
-      await withDeadline(
-        (signal) =>
-          bot.api.getUpdates({ offset: id, limit: 1, timeout: 0 }, signal),
-        pollGrace,
-        `getUpdates did not answer within ${pollGrace} ms`,
-        signal,
-      );
+      const send = () =>
+        withDeadline(
+          (signal) =>
+            bot.api.getUpdates({ offset: id, limit: 1, timeout: 0 }, signal),
+          pollGrace,
+          `getUpdates did not answer within ${pollGrace} ms`,
+          signal,
+        );
+      try {
+        await send();
+      } catch (error) {
+        // Deno's node:http sends an interrupted request a second time, which can
+        // overtake this one and have it refused. That does not happen twice.
+        const { error_code } = (error ?? {}) as { error_code?: number };
+        if (error_code !== 409 || signal.aborted) throw error;
+        await send();
+      }
       answered = id;
     },
     acknowledged: () => issued,

@@ -395,6 +395,33 @@ Deno.test("stop does not wait for a final confirm that never answers", async () 
   assertEquals(events.at(-1), "stopped");
 });
 
+Deno.test("a confirm that another request overtakes is sent once more", async () => {
+  await using server = await startServer();
+  const events: string[] = [];
+  const conflict = {
+    status: 409,
+    description: "Conflict: terminated by other getUpdates request",
+  };
+  const bot = createBot(server);
+  bot.api.config.use((prev, method, payload, signal) => {
+    if (method === "getUpdates" && "limit" in payload && payload.limit === 1) {
+      if (!events.includes("confirm")) server.fail(conflict);
+      events.push("confirm");
+    }
+    return prev(method, payload, signal);
+  });
+  const seen = new Deferred();
+  bot.use(() => seen.resolve());
+  const handle = run(bot, { onEvent: (event) => events.push(event.type) });
+  pushTexts(server, 1);
+  await seen.promise;
+  await handle.stop();
+  assertEquals(events.filter((type) => type.startsWith("confirm")), [
+    "confirm",
+    "confirm",
+  ]);
+});
+
 Deno.test("stop({ timeout }) reports what it gives up, aborts signals, and confirms", async () => {
   await using server = await startServer();
   const bot = createBot(server);
