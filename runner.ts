@@ -78,7 +78,8 @@ export interface RunOptions<Y> {
 export interface StopOptions {
   /**
    * How long the stop may take, in milliseconds; at least 0. Whatever has not
-   * ended by then is given up and reported.
+   * ended by then is given up and reported. With 0 there is no time to tell
+   * Telegram which updates were started: they may come again.
    *
    * @default Infinity
    */
@@ -275,6 +276,18 @@ export function createRunner<Y>(
   if (onEvent !== undefined && typeof onEvent !== "function") {
     throw new TypeError(
       `Cannot create runner: onEvent must be a function: received ${onEvent}`,
+    );
+  }
+  for (const method of ["open", "append", "take", "settle", "close"] as const) {
+    if (typeof inbox?.[method] !== "function") {
+      throw new TypeError(
+        `Cannot create runner: the inbox must have a method ${method}: received ${inbox}`,
+      );
+    }
+  }
+  if (signal !== undefined && typeof signal?.addEventListener !== "function") {
+    throw new TypeError(
+      `Cannot create runner: signal must be an AbortSignal: received ${signal}`,
     );
   }
   return new Runner(source, sink, { ...options, inbox, onEvent, signal });

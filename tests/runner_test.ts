@@ -1075,4 +1075,15 @@ Deno.test("a runner refuses parts that are none", () => {
     "handle",
   );
   assertThrows(() => run(none), TypeError, "api.getUpdates");
+  const source = createSource({ supply: () => Promise.resolve([1]) });
+  // deno-lint-ignore no-explicit-any
+  const bad: [any, string][] = [
+    [{ inbox: {} }, "inbox must have a method open: received [object Object]"],
+    [{ inbox: null }, "inbox must have a method open: received null"],
+    [{ signal: 5 }, "signal must be an AbortSignal: received 5"],
+    [{ onEvent: true }, "onEvent must be a function: received true"],
+  ];
+  for (const [options, message] of bad) {
+    assertThrows(() => createRunner(source, sink, options), TypeError, message);
+  }
 });
