@@ -20,7 +20,8 @@ await build({
   mappings: Object.fromEntries(
     peers.flatMap(({ name, range, specifiers }) =>
       [...specifiers].map((specifier) => {
-        const [, subPath] = /^npm:(?:@[^/]+\/)?[^/]+\/?(.*)$/.exec(specifier)!;
+        const [, subPath] = /^npm:(?:@[^/]+\/)?[^/]+(?:\/(.+))?$/
+          .exec(specifier)!;
         return [
           specifier,
           { name, version: range, subPath, peerDependency: true },
