@@ -1,7 +1,26 @@
 import { inspect } from "node:util";
 import type { TaskOutcome } from "./queue.ts";
 
-/** What every event of a runner has in common with no other. */
+/**
+ * What every event of a runner has in common with no other.
+ *
+ * @example
+ * ```ts
+ * import { run, type RunnerEvent } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ * import type { Update } from "grammy/types";
+ *
+ * function warn(event: RunnerEvent<Update>) {
+ *   if (event.type === "ended" && event.ranMs > 5000) {
+ *     console.warn(`Update ${event.update.update_id} took ${event.ranMs} ms`);
+ *   }
+ * }
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { onEvent: warn });
+ * }
+ * ```
+ */
 export type RunnerEvent<Y = unknown> =
   | PollEvent
   | {
@@ -78,7 +97,18 @@ export type RunnerEvent<Y = unknown> =
     level: "error" | "info";
   };
 
-/** The part of the events that tells about fetching. */
+/**
+ * The part of the events that tells about fetching.
+ *
+ * @example
+ * ```ts
+ * import type { PollEvent } from "@grammyjs/runner";
+ *
+ * function isOutage(event: PollEvent): boolean {
+ *   return event.type === "poll-failed" && event.failures >= 10;
+ * }
+ * ```
+ */
 export type PollEvent =
   | {
     /** A call to `getUpdates` was answered. */
@@ -119,6 +149,15 @@ export type PollEvent =
  * What the runner is doing: not started yet; fetching; waiting to fetch again
  * after a failure; finishing updates during a stop; stopped; or stopped because
  * of an error.
+ *
+ * @example
+ * ```ts
+ * import type { RunnerState } from "@grammyjs/runner";
+ *
+ * function isHealthy(state: RunnerState): boolean {
+ *   return state === "polling" || state === "draining";
+ * }
+ * ```
  */
 export type RunnerState =
   | "idle"

@@ -30,6 +30,29 @@ import {
  * Options of {@link createRunner}.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import {
+ *   createConcurrentSink,
+ *   createRunner,
+ *   type CreateRunnerOptions,
+ *   createSource,
+ * } from "@grammyjs/runner";
+ *
+ * const options: CreateRunnerOptions<string> = {
+ *   onEvent: (event) => console.log(event.type),
+ *   silent: true,
+ * };
+ * const handle = createRunner(
+ *   createSource({ supply: () => Promise.resolve(["ping"]) }),
+ *   createConcurrentSink<string>(
+ *     { consume: async (update) => console.log(update) },
+ *     async (error) => console.error(error),
+ *   ),
+ *   options,
+ * );
+ * ```
  */
 export interface CreateRunnerOptions<Y> {
   /**
@@ -58,6 +81,22 @@ export interface CreateRunnerOptions<Y> {
  * Options of {@link run}.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { run, type RunOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ * import type { Update } from "grammy/types";
+ *
+ * const options: RunOptions<Update> = {
+ *   runner: { fetch: { allowed_updates: ["message"] } },
+ *   sink: { concurrency: 50 },
+ * };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), options);
+ * }
+ * ```
  */
 export interface RunOptions<Y> {
   /** Options of the update source. */
@@ -74,7 +113,24 @@ export interface RunOptions<Y> {
   signal?: AbortSignal;
 }
 
-/** Options of a stop. */
+/**
+ * Options of a stop.
+ *
+ * @example
+ * ```ts
+ * import { run, type StopOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * // Two seconds less than the process is given to end.
+ * const options: StopOptions = { timeout: 8000 };
+ *
+ * async function main() {
+ *   const handle = run(new Bot("123456:token"));
+ *   // Later:
+ *   await handle.stop(options);
+ * }
+ * ```
+ */
 export interface StopOptions {
   /**
    * How long the stop may take, in milliseconds; at least 0. Whatever has not
@@ -90,6 +146,16 @@ export interface StopOptions {
  * What a stop with a time limit had to give up.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { StopReport } from "@grammyjs/runner";
+ * import type { Update } from "grammy/types";
+ *
+ * function idsOf({ unfinished, unstarted }: StopReport<Update>): number[] {
+ *   return [...unfinished, ...unstarted].map((update) => update.update_id);
+ * }
+ * ```
  */
 export interface StopReport<Y> {
   /** Updates that were running, in the order of their arrival. */

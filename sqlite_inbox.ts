@@ -29,7 +29,20 @@ import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
 
 export type { QuarantinedUpdate };
 
-/** Options of {@link createSqliteInbox}. */
+/**
+ * Options of {@link createSqliteInbox}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   createSqliteInbox,
+ *   type SqliteInboxOptions,
+ * } from "@grammyjs/runner/sqlite";
+ *
+ * const options: SqliteInboxOptions = { synchronous: "normal", maxAttempts: 5 };
+ * const inbox = createSqliteInbox("updates.db", options);
+ * ```
+ */
 export interface SqliteInboxOptions {
   /**
    * Number of updates that are held ready to be handled, so that handlers need
@@ -69,6 +82,21 @@ export interface SqliteInboxOptions {
  * An inbox in an SQLite file.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { createSqliteInbox, type SqliteInbox } from "@grammyjs/runner/sqlite";
+ * import type { Update } from "grammy/types";
+ *
+ * // Once what killed the process is mended.
+ * function releaseAll(inbox: SqliteInbox<Update>) {
+ *   for (const { update } of inbox.quarantined()) inbox.release(update.update_id);
+ * }
+ *
+ * function main() {
+ *   releaseAll(createSqliteInbox("updates.db"));
+ * }
+ * ```
  */
 export interface SqliteInbox<Y> extends UpdateInbox<Y> {
   /**

@@ -26,7 +26,26 @@ import type { Message, Update, UserFromGetMe } from "./deps.ts";
 import { check, MAX_TIMER, TOKEN } from "./_bot_api.ts";
 import { LocalServer } from "./_bot_api_server.ts";
 
-/** Options of {@link startBotApiServer}. */
+/**
+ * Options of {@link startBotApiServer}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type BotApiServerOptions,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const options: BotApiServerOptions = {
+ *   botInfo: { username: "my_bot" },
+ *   latencyMilliseconds: 20,
+ *   quirks: false,
+ * };
+ * await using server = await startBotApiServer(options);
+ * assertEquals(server.botInfo.username, "my_bot");
+ * ```
+ */
 export interface BotApiServerOptions {
   /**
    * The token of the bot; the number before the colon is the bot's id. Requests with any
@@ -63,10 +82,39 @@ export interface BotApiServerOptions {
   history?: number;
 }
 
-/** An update to push: one without an `update_id` gets the next one. */
+/**
+ * An update to push: one without an `update_id` gets the next one.
+ *
+ * @example
+ * ```ts
+ * import { type NewUpdate, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const from = { id: 7, is_bot: false, first_name: "Ada" };
+ * const update: NewUpdate = {
+ *   inline_query: { id: "1", from, query: "cats", offset: "" },
+ * };
+ * await using server = await startBotApiServer();
+ * const [{ update_id }] = server.push(update);
+ * assertEquals(update_id, 1);
+ * ```
+ */
 export type NewUpdate = Omit<Update, "update_id"> & { update_id?: number };
 
-/** Who writes where, for {@link BotApiServer.pushText}. */
+/**
+ * Who writes where, for {@link BotApiServer.pushText}.
+ *
+ * @example
+ * ```ts
+ * import { type PushOptions, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const inGroup: PushOptions = { userId: 7, chatId: -100 };
+ * await using server = await startBotApiServer();
+ * const { message } = server.pushText("Hello, everyone", inGroup);
+ * assertEquals(message?.chat.type, "group");
+ * ```
+ */
 export interface PushOptions {
   /** The id of the user. @default 1001 */
   userId?: number;
@@ -74,13 +122,43 @@ export interface PushOptions {
   chatId?: number;
 }
 
-/** Who presses a button where, for {@link BotApiServer.pushCallbackQuery}. */
+/**
+ * Who presses a button where, for {@link BotApiServer.pushCallbackQuery}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type PushCallbackQueryOptions,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const options: PushCallbackQueryOptions = { userId: 7, messageId: 42 };
+ * await using server = await startBotApiServer();
+ * const { callback_query } = server.pushCallbackQuery("yes", options);
+ * assertEquals(callback_query?.message?.message_id, 42);
+ * ```
+ */
 export interface PushCallbackQueryOptions extends PushOptions {
   /** The id of the message that has the button. @default a new one */
   messageId?: number;
 }
 
-/** What can go wrong with a call. See {@link BotApiServer.fail}. */
+/**
+ * What can go wrong with a call. See {@link BotApiServer.fail}.
+ *
+ * @example
+ * ```ts
+ * import { type Fault, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const flood: Fault = { status: 429, retryAfter: 3 };
+ * await using server = await startBotApiServer();
+ * server.fail(flood);
+ * const response = await fetch(`${server.url}/bot${server.token}/getUpdates`);
+ * assertEquals((await response.json()).parameters, { retry_after: 3 });
+ * ```
+ */
 export type Fault =
   /** No answer ever comes. Ends when the client gives up or the server closes. */
   | "hang"
@@ -95,7 +173,26 @@ export type Fault =
   /** Any answer at all; by default with status 200, as `application/json`. */
   | { body: string; status?: number; contentType?: string };
 
-/** Options of {@link BotApiServer.fail}. */
+/**
+ * Options of {@link BotApiServer.fail}.
+ *
+ * @example
+ * ```ts
+ * import { type FaultOptions, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const twice: FaultOptions = { times: 2, method: "getMe" };
+ * await using server = await startBotApiServer();
+ * server.fail({ status: 502 }, twice);
+ * const statuses = [];
+ * for (let i = 0; i < 3; i++) {
+ *   const response = await fetch(`${server.url}/bot${server.token}/getMe`);
+ *   statuses.push(response.status);
+ *   await response.body?.cancel();
+ * }
+ * assertEquals(statuses, [502, 502, 200]);
+ * ```
+ */
 export interface FaultOptions {
   /** How many calls fail, 1 or more, may be `Infinity`. @default 1 */
   times?: number;
@@ -109,7 +206,21 @@ export interface FaultOptions {
   processed?: boolean;
 }
 
-/** A getUpdates call. */
+/**
+ * A getUpdates call.
+ *
+ * @example
+ * ```ts
+ * import { type Poll, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = await startBotApiServer();
+ * server.pushText("Hello");
+ * await (await fetch(`${server.url}/bot${server.token}/getUpdates?limit=7`)).json();
+ * const [poll]: Poll[] = server.polls();
+ * assertEquals([poll.limit, poll.count, poll.outcome], [7, 1, "answered"]);
+ * ```
+ */
 export interface Poll {
   /** As in the call, 0 when left out. */
   readonly offset: number;
@@ -132,7 +243,22 @@ export interface Poll {
   readonly count: number;
 }
 
-/** A call of any method other than getUpdates. */
+/**
+ * A call of any method other than getUpdates.
+ *
+ * @example
+ * ```ts
+ * import { type ApiCall, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { Bot } from "grammy";
+ *
+ * await using server = await startBotApiServer();
+ * const bot = new Bot(server.token, { client: { apiRoot: server.url } });
+ * await bot.api.sendMessage(7, "Hello");
+ * const [call]: ApiCall[] = server.calls("sendMessage");
+ * assertEquals([call.params.text, call.ok], ["Hello", true]);
+ * ```
+ */
 export interface ApiCall {
   /** Its name, in the case it was called with. */
   readonly method: string;
@@ -146,7 +272,23 @@ export interface ApiCall {
   readonly result: unknown;
 }
 
-/** Totals since the server was started. */
+/**
+ * Totals since the server was started.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type BotApiServerStats,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = await startBotApiServer();
+ * server.pushText("Hello");
+ * const { pushed, unconfirmed }: BotApiServerStats = server.stats();
+ * assertEquals([pushed, unconfirmed], [1, 1]);
+ * ```
+ */
 export interface BotApiServerStats {
   /** Updates pushed, dropped ones included. */
   pushed: number;
@@ -166,13 +308,47 @@ export interface BotApiServerStats {
   calls: number;
 }
 
-/** Options of {@link BotApiServer.waitFor}. */
+/**
+ * Options of {@link BotApiServer.waitFor}.
+ *
+ * @example
+ * ```ts
+ * import { startBotApiServer, type WaitOptions } from "@grammyjs/runner/testing";
+ * import { assertRejects } from "@std/assert";
+ *
+ * const briefly: WaitOptions = { timeout: 10 };
+ * await using server = await startBotApiServer();
+ * await assertRejects(() => server.waitFor(() => server.sent()[0], briefly));
+ * ```
+ */
 export interface WaitOptions {
   /** Milliseconds until it rejects, 0..2^31-1. @default 5000 */
   timeout?: number;
 }
 
-/** A running server. See {@link startBotApiServer}. */
+/**
+ * A running server. See {@link startBotApiServer}.
+ *
+ * @example
+ * ```ts
+ * import { run } from "@grammyjs/runner";
+ * import { type BotApiServer, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { Bot } from "grammy";
+ *
+ * function createBot(server: BotApiServer): Bot {
+ *   const bot = new Bot(server.token, { client: { apiRoot: server.url } });
+ *   bot.on("message", (ctx) => ctx.reply("Got it!"));
+ *   return bot;
+ * }
+ *
+ * await using server = await startBotApiServer({ quirks: false });
+ * await using _handle = run(createBot(server));
+ * server.pushText("Hello");
+ * const { text } = await server.waitFor(() => server.sent()[0]);
+ * assertEquals(text, "Got it!");
+ * ```
+ */
 export interface BotApiServer extends AsyncDisposable {
   /** The API root to give to a bot, such as `http://127.0.0.1:38001`. */
   readonly url: string;
