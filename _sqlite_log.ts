@@ -30,6 +30,9 @@ export interface Entry<Y> {
 
 /**
  * An update that is set aside because the process died whenever it was handled.
+ * {@link SqliteInbox.quarantined} lists them.
+ *
+ * @typeParam Y Type of the updates
  *
  * @example
  * ```ts

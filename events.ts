@@ -2,7 +2,10 @@ import { inspect } from "node:util";
 import type { TaskOutcome } from "./queue.ts";
 
 /**
- * What every event of a runner has in common with no other.
+ * Something that happened in a runner, as the option `onEvent` gets to know it.
+ * The field `type` tells what, and so which other fields there are.
+ *
+ * @typeParam Y Type of the updates
  *
  * @example
  * ```ts
@@ -98,7 +101,7 @@ export type RunnerEvent<Y = unknown> =
   };
 
 /**
- * The part of the events that tells about fetching.
+ * The part of {@link RunnerEvent} that tells about fetching.
  *
  * @example
  * ```ts
@@ -196,20 +199,28 @@ export interface RunnerStats {
   timedOut: number;
   /** Number of updates that are running now. */
   running: number;
-  /** Number of updates that were started and wait for others, for example in
-   * `sequentialize`. */
+  /**
+   * Number of updates that were started and wait for others, for example in
+   * `sequentialize`.
+   */
   parked: number;
   /** Number of updates that are fetched and not started. */
   buffered: number;
   /** Number of calls to `getUpdates` that were answered. */
   polls: number;
-  /** When the last of them was answered, in milliseconds since the epoch. */
+  /**
+   * When the last of them was answered, in milliseconds since the epoch;
+   * `undefined` before the first.
+   */
   lastPollAt: number | undefined;
-  /** The last error in fetching, or the fatal one. */
+  /** The last error in fetching, or the fatal one; `undefined` if none yet. */
   lastError: unknown;
-  /** Milliseconds for which the oldest running update has been running. */
+  /**
+   * Milliseconds for which the oldest running update has been running; 0 if none
+   * is.
+   */
   oldestRunningMs: number;
-  /** What the inbox tells about itself. */
+  /** What the inbox tells about itself; empty if it tells nothing. */
   inbox: Record<string, number | boolean>;
 }
 

@@ -65,7 +65,7 @@ export interface CreateRunnerOptions<Y> {
    * observes only: its errors are ignored.
    */
   onEvent?: (event: RunnerEvent<Y>) => void;
-  /** Stops the runner when it aborts. */
+  /** Stops the runner when it aborts, and keeps it from being started then. */
   signal?: AbortSignal;
   /**
    * Whether to print nothing; see {@link RunnerOptions.silent}.
@@ -73,7 +73,10 @@ export interface CreateRunnerOptions<Y> {
    * @default false
    */
   silent?: boolean;
-  /** The numeric id of the bot, which durable inboxes insist on. */
+  /**
+   * The numeric id of the bot, which durable inboxes insist on; `run` takes it
+   * from the token. Unknown by default.
+   */
   botId?: number;
 }
 
@@ -114,7 +117,7 @@ export interface RunOptions<Y> {
 }
 
 /**
- * Options of a stop.
+ * Options of {@link RunnerHandle.stop}.
  *
  * @example
  * ```ts
@@ -194,7 +197,8 @@ export interface RunnerHandle<Y = unknown> {
   /**
    * Stops the runner: no more updates are fetched, and those that were started
    * finish. Resolves when all of them have ended and Telegram knows about it.
-   * With a time limit, resolves by then with what had to be given up.
+   * With a time limit, resolves by then with what had to be given up. Rejects
+   * only with a `RangeError`, if the time limit is below 0 or not a number.
    *
    * Can be called at any time and repeatedly. Do not wait for it in a handler,
    * as it waits for the handler, too.

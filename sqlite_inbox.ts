@@ -102,6 +102,10 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
   /**
    * Lists the updates that have been set aside, the one that has been for longest first.
    * Works while the inbox is open, and on a file that nobody uses.
+   *
+   * @returns The updates, and how often the process died of each
+   * @throws {Error} If the inbox is closed and its file is missing, in use, or
+   * not an intact inbox
    */
   quarantined(): QuarantinedUpdate<Y>[];
   /**
@@ -109,6 +113,7 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
    *
    * @param id The `update_id`
    * @returns Whether there was one with this id
+   * @throws {Error} As {@link SqliteInbox.quarantined} does
    */
   release(id: number): boolean;
 }
@@ -119,6 +124,10 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
  * handled to its end when the process died runs at the next start, before
  * anything new. What was just being handled runs again: see that a handler that
  * runs twice does no harm.
+ *
+ * The run fails at its start if the file cannot be opened: it is in use, it
+ * belongs to another bot, or it is not an intact inbox. Importing this module
+ * fails where there is no `node:sqlite`: Node before 22.13, Deno before 2.2.
  *
  * @typeParam Y Type of the updates
  * @param path The file; made if there is none

@@ -366,11 +366,17 @@ export interface BotApiServer extends AsyncDisposable {
    * pushes none, if one is not an object or its id is not an integer of 0..2^53-1.
    */
   push(...updates: NewUpdate[]): Update[];
-  /** Pushes a text message. Commands such as `/start` are marked as such. */
+  /**
+   * Pushes a text message, and returns the update. Commands such as `/start` are marked
+   * as such.
+   */
   pushText(text: string, options?: PushOptions): Update;
-  /** Pushes a callback query: the press of a button below a message of the bot. */
+  /**
+   * Pushes a callback query: the press of a button below a message of the bot. Returns
+   * the update.
+   */
   pushCallbackQuery(data: string, options?: PushCallbackQueryOptions): Update;
-  /** The updates still on the server, in order. */
+  /** The updates still on the server: neither confirmed nor dropped, in order. */
   unconfirmed(): Update[];
   /** The ids of updates handed out, in order. Those handed out again are there again. */
   delivered(): number[];
@@ -386,7 +392,7 @@ export interface BotApiServer extends AsyncDisposable {
   stats(): BotApiServerStats;
   /**
    * Resolves with the oldest remembered call of the method that passes the test, or
-   * else with the next one. Its answer may still be on its way.
+   * else with the next one. Its answer may still be on its way. Rejects as `waitFor` does.
    */
   waitForCall(
     method: string,
@@ -396,7 +402,8 @@ export interface BotApiServer extends AsyncDisposable {
   /**
    * Resolves with what the condition returns as soon as that is truthy. It is checked at
    * once and after whatever happens on the server. Rejects with what the condition throws,
-   * when the timeout runs out, and when the server closes.
+   * with an `Error` when the timeout runs out or the server closes, and with a
+   * `RangeError` if the timeout is out of bounds.
    */
   waitFor<T>(
     condition: () => T | undefined | null | false,
@@ -406,10 +413,15 @@ export interface BotApiServer extends AsyncDisposable {
   clearHistory(): void;
   /**
    * Sets the round-trip time in milliseconds, 0..2^31-1: what is answered is settled
-   * when it would be without latency, and arrives that much later.
+   * when it would be without latency, and arrives that much later. Throws a `RangeError`
+   * if it is out of bounds.
    */
   setLatency(milliseconds: number): void;
-  /** Lets the next calls fail. Faults of the same method come true one after another. */
+  /**
+   * Lets the next calls fail. Faults of the same method come true one after another.
+   * Throws a `TypeError` if there is no such fault, and a `RangeError` if its status is
+   * not one of 200..599 or `times` is out of bounds.
+   */
   fail(fault: Fault, options?: FaultOptions): void;
   /** Takes back all faults that did not come true yet. */
   clearFaults(): void;
@@ -429,8 +441,11 @@ export interface BotApiServer extends AsyncDisposable {
  * Starts a local Bot API server on the loopback interface. It serves one bot, and answers
  * all methods: getUpdates and those around webhooks as documented, others plausibly.
  *
- * Rejects with a `TypeError` or a `RangeError` if an option is out of bounds, and with the
- * system's error if the port is taken.
+ * @param options Further options
+ * @returns The server, which takes calls already
+ * @throws {RangeError} If an option is out of bounds
+ * @throws {TypeError} If the token does not look like one
+ * @throws {Error} The system's, if the port is taken
  *
  * @example
  * ```ts
