@@ -48,7 +48,7 @@ const LOCKED = [5, 6];
 const sqlite = process.getBuiltinModule?.("node:sqlite");
 if (sqlite === undefined) {
   throw new Error(
-    `The SQLite inbox needs node:sqlite, which comes with Deno >= 2.2 and Node >= 22.13: this is ${
+    `The SQLite inbox needs node:sqlite, which comes with Deno >= 2.2, Node >= 22.13, and Bun >= 1.4.4: this is ${
       process.versions.deno
         ? `Deno ${process.versions.deno}`
         : process.versions.bun

@@ -127,7 +127,8 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
  *
  * The run fails at its start if the file cannot be opened: it is in use, it
  * belongs to another bot, or it is not an intact inbox. Importing this module
- * fails where there is no `node:sqlite`: Node before 22.13, Deno before 2.2.
+ * fails where there is no `node:sqlite`: it takes Deno >= 2.2, Node >= 22.13, or
+ * Bun >= 1.4.4.
  *
  * @typeParam Y Type of the updates
  * @param path The file; made if there is none

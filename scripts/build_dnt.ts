@@ -1,6 +1,6 @@
 /**
  * Builds the npm package like `build_npm.ts`, but as ES modules and as CommonJS:
- * for Node 18, and for TypeScript settings that know no `exports`. Needs JSR.
+ * for Node 18, and for all versions and modes of TypeScript. Needs JSR.
  */
 // deno-lint-ignore no-import-prefix -- of no use to anything else
 import { build, emptyDir } from "jsr:@deno/dnt@^0.42.1";

@@ -31,6 +31,14 @@ await Deno.writeTextFile(
       ...FIELDS,
       license,
       ...modules,
+      // For TypeScript in the mode `node10`, which knows no `exports`.
+      typesVersions: {
+        "*": Object.fromEntries(
+          Object.entries<{ types: string }>(modules.exports)
+            .filter(([path]) => path !== ".")
+            .map(([path, { types }]) => [path.slice(2), [types]]),
+        ),
+      },
       // The first versions that `require()` ES modules.
       engines: { node: "^20.19.0 || >=22.12.0" },
       ...peerFields(await findPeers()),

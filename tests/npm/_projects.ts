@@ -10,13 +10,26 @@ export const RUNTIMES = {
   bun: { name: "Bun", source: "bun@1", bin: "bin/bun.exe" },
 };
 export const TYPESCRIPTS = {
-  // The first version that lets CommonJS import ES modules.
-  typescript58: { name: "TypeScript 5.8", source: "typescript@5.8" },
-  typescript: { name: "the latest TypeScript", source: "typescript" },
+  typescript5: {
+    name: "TypeScript 5.8", // the first that lets CommonJS import ES modules
+    source: "typescript@5.8",
+    modes: ["nodenext", "bundler", "node10"],
+  },
+  typescript7: {
+    name: "TypeScript 7",
+    source: "typescript@7",
+    modes: ["nodenext", "bundler"],
+  },
 };
-export const COMPILER_OPTIONS = {
+const COMPILER_OPTIONS = {
   nodenext: { module: "nodenext" },
   bundler: { module: "preserve", moduleResolution: "bundler" },
+  // It does not find `grammy/types`.
+  node10: {
+    module: "commonjs",
+    moduleResolution: "node10",
+    skipLibCheck: true,
+  },
 };
 export const ENTRY_POINTS = Object.keys(config.exports)
   .map((path) => config.name + path.slice(1));
@@ -42,8 +55,8 @@ export async function setUp(): Promise<void> {
     `${dir}/tools`,
     ...Object.entries({ ...RUNTIMES, ...TYPESCRIPTS })
       .map(([id, { source }]) => `${id}@npm:${source}`),
-    "publint",
-    "@arethetypeswrong/cli",
+    "publint@0.3",
+    "@arethetypeswrong/cli@0.18",
   );
   const { peerDependencies } = JSON.parse(
     await Deno.readTextFile("npm/package.json"),
@@ -90,7 +103,7 @@ async function fill(
   for (const [mode, options] of Object.entries(COMPILER_OPTIONS)) {
     const compilerOptions = {
       ...{ target: "es2022", types: ["node"], strict: true },
-      // The types of the oldest grammY take a minute to check.
+      // Those of the oldest grammY take a minute.
       skipLibCheck: project === lean,
       ...options,
     };
@@ -100,7 +113,7 @@ async function fill(
     );
   }
   // Only here do imports in `.cts` files become calls of `require()`.
-  await compile(project, "typescript", "nodenext", "--noCheck");
+  await compile(project, "typescript7", "nodenext", "--noCheck");
 }
 
 /** Runs TypeScript on the programs of a project. */
