@@ -70,3 +70,10 @@ export {
   type UpdateSource,
   type UpdateSupplier,
 } from "./source.ts";
+export {
+  createWebhookSource,
+  type NodeRequest,
+  type NodeResponse,
+  type WebhookSource,
+  type WebhookSourceOptions,
+} from "./webhook.ts";

@@ -24,6 +24,7 @@ import {
   createSource,
   type SourceOptions,
   type UpdateSource,
+  type UpdateSupplier,
 } from "./source.ts";
 
 /**
@@ -60,9 +61,15 @@ export interface CreateRunnerOptions<Y> {
  * @typeParam Y Type of the updates
  */
 export interface RunOptions<Y> {
-  /** Options of the update source. */
-  source?: SourceOptions;
-  /** Options for fetching updates. */
+  /**
+   * Options of the update source; or another source to take the place of long
+   * polling, such as that of {@link createWebhookSource}.
+   */
+  source?: SourceOptions | UpdateSource<Y>;
+  /**
+   * Options for fetching updates, and for `bot.init()`, which goes first with any
+   * source.
+   */
   runner?: RunnerOptions;
   /** Options of the update sink. */
   sink?: SinkOptions<Y>;
@@ -184,10 +191,10 @@ export function run<Y extends { update_id: number }, R>(
   bot: BotAdapter<Y, R>,
   options: RunOptions<Y> = {},
 ): RunnerHandle<Y> {
-  const source = createSource(
-    createUpdateSupplier(bot, options.runner),
-    options.source,
-  );
+  const supplier = createUpdateSupplier(bot, options.runner);
+  const source = options.source && "generator" in options.source
+    ? initializing(options.source, supplier)
+    : createSource(supplier, options.source);
   const sink = createConcurrentSink<Y, R>(
     {
       consume(update, slot) {
@@ -208,6 +215,25 @@ export function run<Y extends { update_id: number }, R>(
   });
   handle.start();
   return handle;
+}
+
+/** Keeps a source from being used before the bot is initialized. */
+function initializing<Y>(
+  source: UpdateSource<Y>,
+  { ready }: UpdateSupplier<Y>,
+): UpdateSource<Y> {
+  return {
+    generator: (emit) => source.generator(emit),
+    setGeneratorPace: (pace) => source.setGeneratorPace(pace),
+    isActive: () => source.isActive(),
+    close: () => source.close(),
+    confirm: source.confirm?.bind(source),
+    acknowledged: source.acknowledged?.bind(source),
+    async ready(signal, emit) {
+      await ready?.(signal, emit);
+      await source.ready?.(signal, emit);
+    },
+  };
 }
 
 /** The bot's id as its token tells, or its `botInfo` where that is set. */
@@ -417,7 +443,7 @@ class Runner<Y> implements RunnerHandle<Y> {
     } else if (event.type === "poll-failed") {
       this.#retrying = true;
       this.#lastError = event.error;
-    }
+    } else if (event.type === "recovered") this.#retrying = false;
     this.#tell(event);
   }
 
