@@ -55,7 +55,9 @@ function start(env?: Record<string, string>): Deno.ChildProcess {
 
 /** Resolves when the bot has received all that the people have written. */
 async function simulate(server: BotApiServer): Promise<void> {
-  await server.waitFor(() => server.polls().length > 0, { timeout: 60_000 });
+  const isThere = () =>
+    server.polls().length > 0 || server.calls("setWebhook").length > 0;
+  await server.waitFor(isThere, { timeout: 60_000 });
   for (const texts of TEXTS) {
     for (const [userId, person] of PEOPLE) {
       for (const text of texts) {
