@@ -1,5 +1,5 @@
 /**
- * Runs grammY bots on long polling, concurrently and reliably.
+ * Runs grammY bots on long polling or webhooks, concurrently and reliably.
  *
  * @example
  * ```ts

@@ -161,7 +161,8 @@ export interface RunnerHandle<Y = unknown> {
 }
 
 /**
- * Runs a bot on long polling, and handles its updates concurrently.
+ * Runs a bot on long polling, or on another source of updates, and handles them
+ * concurrently.
  *
  * Errors in handlers go to `bot.catch`. Use {@link sequentialize} to keep the
  * order of updates where it matters.

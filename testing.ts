@@ -205,7 +205,7 @@ export interface BotApiServer extends AsyncDisposable {
   unconfirmed(): Update[];
   /** The ids of updates handed out, in order. Those handed out again are there again. */
   delivered(): number[];
-  /** The ids of updates confirmed by an offset, in order. */
+  /** The ids of updates confirmed by an offset, or by the answer of a webhook, in order. */
   confirmed(): number[];
   /** The getUpdates calls, in order. */
   polls(): Poll[];

@@ -72,11 +72,12 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
  *
  * **Order.** Telegram uses several connections, and does not promise to keep the
  * order across them. What waits at the same time is put in the order of the
- * `update_id`; whatever arrives later comes later. Set `max_connections` to 1 if
- * that is not enough.
+ * `update_id`; whatever arrives later comes later. With `max_connections` set to 1,
+ * that happens only to what had to be sent again.
  *
  * Setting the webhook is up to you, as is the end: first stop the runner, then
- * the server, so that all requests are answered.
+ * the server, so that all requests are answered. In `stats()`, the state is
+ * `"polling"` as long as updates are taken in, and `polls` stays 0.
  *
  * @typeParam Y Type of the updates
  * @param options Further options
