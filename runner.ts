@@ -218,23 +218,23 @@ export function run<Y extends { update_id: number }, R>(
   return handle;
 }
 
-/** Keeps a source from being used before the bot is initialized. */
+/** The same source, but ready only when the bot is initialized. */
 function initializing<Y>(
   source: UpdateSource<Y>,
-  { ready }: UpdateSupplier<Y>,
+  supplier: UpdateSupplier<Y>,
 ): UpdateSource<Y> {
-  return {
-    generator: (emit) => source.generator(emit),
-    setGeneratorPace: (pace) => source.setGeneratorPace(pace),
-    isActive: () => source.isActive(),
-    close: () => source.close(),
-    confirm: source.confirm?.bind(source),
-    acknowledged: source.acknowledged?.bind(source),
-    async ready(signal, emit) {
-      await ready?.(signal, emit);
-      await source.ready?.(signal, emit);
-    },
+  const ready: UpdateSource<Y>["ready"] = async (signal, emit) => {
+    await supplier.ready?.(signal, emit);
+    await source.ready?.(signal, emit);
   };
+  // Not a copy, as members of a class instance are not its own.
+  return new Proxy({} as UpdateSource<Y>, {
+    get(_, name) {
+      if (name === "ready") return ready;
+      const member = Reflect.get(source, name);
+      return typeof member === "function" ? member.bind(source) : member;
+    },
+  });
 }
 
 /** The bot's id as its token tells, or its `botInfo` where that is set. */
@@ -444,7 +444,9 @@ class Runner<Y> implements RunnerHandle<Y> {
     } else if (event.type === "poll-failed") {
       this.#retrying = true;
       this.#lastError = event.error;
-    } else if (event.type === "recovered") this.#retrying = false;
+    } else if (event.type === "recovered") {
+      this.#retrying = false;
+    }
     this.#tell(event);
   }
 

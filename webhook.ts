@@ -48,7 +48,7 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
    * | 405    | the method is not POST |
    * | 408    | the body took longer than 10 seconds to arrive |
    * | 413    | the body is larger than 1 MiB |
-   * | 503    | the runner is not running, or there was no room within 10 seconds: Telegram sends the update again |
+   * | 503    | the runner is not running, there was no room within 10 seconds, or 100 other requests wait: Telegram sends the update again |
    */
   handler: (request: Request) => Promise<Response>;
   /**
@@ -276,6 +276,9 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
   confirm(): Promise<void> {
     return Promise.resolve();
   }
+
+  /** There is no position to go back to: what is not stored comes again. */
+  rewind(): void {}
 
   /** What is stored is answered, and so not taken back. */
   acknowledged(): number {

@@ -275,6 +275,27 @@ Deno.test("updates are refused with 503 and Retry-After while the runner is not 
   assertEquals(handled, [1, 2, 3]);
 });
 
+Deno.test("stop refuses new updates while those it has finish", async () => {
+  const source = createWebhookSource({ secretToken: SECRET });
+  const release = new Deferred();
+  const sink = createConcurrentSink<Update>(
+    { consume: () => release.promise },
+    () => Promise.resolve(),
+  );
+  const handle = createRunner(source, sink, { silent: true });
+  handle.start();
+  await isActive(source);
+  assertEquals(await send(source, 1), [200]);
+  await turnsUntil(() => handle.size() === 1);
+  let stopped = false;
+  const stop = handle.stop().then(() => stopped = true);
+  assertEquals(await send(source, 2, 1), [503, 200]);
+  assert(!stopped);
+  release.resolve();
+  await stop;
+  assertEquals(handle.stats().handled, 1);
+});
+
 Deno.test("answer is sent when the update is stored, not before", async () => {
   const source = createWebhookSource({ secretToken: SECRET });
   const inbox = new GatedInbox();
