@@ -1,6 +1,5 @@
-import { Buffer } from "node:buffer";
-import { createHash, timingSafeEqual } from "node:crypto";
 import { nextTurn } from "./_time.ts";
+import { WebhookEndpoint } from "./_webhook_http.ts";
 import type { Update } from "./deps.ts";
 import type { UpdateSource } from "./source.ts";
 
@@ -135,41 +134,8 @@ export function createWebhookSource<Y extends { update_id: number } = Update>(
   return new Webhook(secretToken);
 }
 
-/** How long a request may take to be read and stored, in milliseconds. */
-const MAX_WAIT_MS = 10_000;
-/** The number of connections that Telegram opens at most. */
-const MAX_REQUESTS = 100;
-/** Updates are far smaller. */
-const MAX_BODY_BYTES = 1024 * 1024;
 /** Number of stored updates that are known for sure if they come again. */
 const KNOWN_IDS = 10_000;
-
-interface Answer {
-  status: number;
-  text: string;
-  headers: Record<string, string>;
-}
-
-function answer(
-  status: number,
-  text: string,
-  headers: Record<string, string> = {},
-): Answer {
-  return { status, text, headers };
-}
-
-const OK = answer(200, "");
-const MALFORMED = answer(400, "The body must be an update");
-const UNAUTHORIZED = answer(401, "The secret token is wrong");
-const NOT_POST = answer(405, "The method must be POST", { allow: "POST" });
-// What is left of the body is not worth waiting for.
-const SLOW = answer(408, "The body took too long", { connection: "close" });
-const TOO_LARGE = answer(413, "The body must be of 1 MiB at most", {
-  connection: "close",
-});
-const BUSY = answer(503, "The bot cannot take updates now", {
-  "retry-after": "1",
-});
 
 /** An update that has arrived and is not stored. */
 class Arrival<Y> {
@@ -182,13 +148,12 @@ class Arrival<Y> {
 }
 
 class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
-  /** The hash of the secret token, if there is one. */
-  readonly #secret: Uint8Array | undefined;
-  /** Number of requests that have not been answered. */
-  #requests = 0;
+  readonly #endpoint: WebhookEndpoint<Y>;
   #pace = Infinity;
-  /** Wakes the generator that is being iterated over; set iff there is one. */
-  #wake: (() => void) | undefined;
+  /** The generator that is being iterated over, if there is one. */
+  #session: object | undefined;
+  /** Tells the generator that there is something to do. */
+  #wake = () => {};
   /** Arrivals that the runner has not got yet, by their ids. */
   readonly #waiting = new Map<number, Arrival<Y>>();
   /** Arrivals that the runner is storing. */
@@ -198,15 +163,18 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
   #knownBefore = new Set<number>();
 
   constructor(secretToken: string | undefined) {
-    this.#secret = secretToken === undefined ? undefined : hash(secretToken);
+    this.#endpoint = new WebhookEndpoint(
+      secretToken,
+      (update, late) => this.#store(update, late),
+    );
   }
 
   readonly handler = async (request: Request): Promise<Response> => {
-    const { status, text, headers } = await this.#answer(
-      request.method,
-      (name) => request.headers.get(name),
-      request.body,
-    );
+    const { status, text, headers } = await this.#endpoint.answer({
+      method: request.method,
+      header: (name) => request.headers.get(name),
+      body: request.body,
+    });
     return new Response(text, { status, headers });
   };
 
@@ -214,31 +182,27 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
     request: NodeRequest,
     response: NodeResponse,
   ): Promise<void> => {
-    const { status, text, headers } = await this.#answer(
-      request.method,
-      (name) => request.headers[name]?.toString(),
-      request,
-    );
+    const { status, text, headers } = await this.#endpoint.answer({
+      method: request.method,
+      header: (name) => request.headers[name]?.toString(),
+      body: request,
+    });
     response.writeHead(status, headers);
     response.end(text);
   };
 
   async *generator(): AsyncGenerator<Y[]> {
     this.close();
-    let wake!: () => void;
-    let woken: Promise<void>;
-    const rest = () => woken = new Promise((resolve) => wake = resolve);
-    rest();
-    const session = this.#wake = () => wake();
+    const session = this.#session = {};
     try {
-      while (true) {
-        if (this.#waiting.size === 0) await woken!;
-        rest();
-        // Requests that arrive at the same time are stored at the same time.
-        await nextTurn();
-        if (this.#wake !== session) return;
+      while (this.#session === session) {
         const batch = this.#handOver();
-        if (batch.length === 0) continue;
+        if (batch.length === 0) {
+          await new Promise<void>((resolve) => this.#wake = resolve);
+          // Requests that arrive at the same time are stored at the same time.
+          await nextTurn();
+          continue;
+        }
         let stored = false;
         try {
           yield batch.map(({ update }) => update);
@@ -249,7 +213,7 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
         }
       }
     } finally {
-      if (this.#wake === session) this.close();
+      if (this.#session === session) this.close();
     }
   }
 
@@ -258,15 +222,14 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
   }
 
   isActive(): boolean {
-    return this.#wake !== undefined;
+    return this.#session !== undefined;
   }
 
   close(): void {
-    const wake = this.#wake;
-    this.#wake = undefined;
+    this.#session = undefined;
     for (const arrival of this.#waiting.values()) arrival.settle(false);
     this.#waiting.clear();
-    wake?.();
+    this.#wake();
   }
 
   /**
@@ -285,51 +248,13 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
     return Infinity;
   }
 
-  /** Never rejects. */
-  async #answer(
-    method: string | undefined,
-    header: (name: string) => string | null | undefined,
-    body: AsyncIterable<Uint8Array> | null,
-  ): Promise<Answer> {
-    if (method !== "POST") return NOT_POST;
-    if (!this.#isSecret(header("x-telegram-bot-api-secret-token") ?? "")) {
-      return UNAUTHORIZED;
-    }
-    if (Number(header("content-length")) > MAX_BODY_BYTES) return TOO_LARGE;
-    if (this.#requests >= MAX_REQUESTS) return BUSY;
-    this.#requests++;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<undefined>((resolve) => {
-      timer = setTimeout(() => resolve(undefined), MAX_WAIT_MS);
-    });
-    try {
-      const bytes = await Promise.race([readBody(body), late]);
-      if (bytes === undefined) return SLOW;
-      if (bytes.length > MAX_BODY_BYTES) return TOO_LARGE;
-      const update = parse<Y>(bytes);
-      if (update === undefined) return MALFORMED;
-      return await this.#store(update, late) ? OK : BUSY;
-    } catch {
-      return MALFORMED; // The client broke off, or somebody else read the body.
-    } finally {
-      clearTimeout(timer);
-      this.#requests--;
-    }
-  }
-
-  #isSecret(token: string): boolean {
-    // Hashes are of equal length, which is what comparing takes.
-    return this.#secret === undefined ||
-      timingSafeEqual(hash(token), this.#secret);
-  }
-
-  /** Resolves with whether the update is stored when it is too late. */
+  /** Resolves with whether the update is stored by the time that it is too late. */
   async #store(update: Y, late: Promise<undefined>): Promise<boolean> {
     const id = update.update_id;
     if (this.#known.has(id) || this.#knownBefore.has(id)) return true;
     let arrival = this.#waiting.get(id) ?? this.#handedOver.get(id);
     if (arrival === undefined) {
-      if (this.#wake === undefined) return false;
+      if (this.#session === undefined) return false;
       arrival = new Arrival(update);
       this.#waiting.set(id, arrival);
       this.#wake();
@@ -369,31 +294,3 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
     arrival.settle(stored);
   }
 }
-
-function hash(text: string): Uint8Array {
-  return createHash("sha256").update(text).digest();
-}
-
-/** Reads a body; of one that is too large, only so much that this can be told. */
-async function readBody(
-  body: AsyncIterable<Uint8Array> | null,
-): Promise<Uint8Array> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of body ?? []) {
-    // The rest is read, too: many clients listen only when they have had their say.
-    if (length > MAX_BODY_BYTES) continue;
-    chunks.push(chunk);
-    length += chunk.length;
-  }
-  return Buffer.concat(chunks);
-}
-
-/** The update that a body holds, if it does. */
-function parse<Y>(bytes: Uint8Array): Y | undefined {
-  const json = JSON.parse(new TextDecoder("utf-8", DECODING).decode(bytes));
-  const id: unknown = json?.update_id;
-  return Number.isSafeInteger(id) && id as number >= 0 ? json : undefined;
-}
-
-const DECODING = { fatal: true };
