@@ -11,6 +11,8 @@ interface Received {
   id: number;
   update: Json;
   headers: Headers;
+  /** Aborts when the server breaks off. */
+  signal: AbortSignal;
 }
 
 /** A webhook on a free port that answers as told. */
@@ -30,8 +32,8 @@ class Hook implements AsyncDisposable {
       async (request) => {
         assertEquals(request.method, "POST");
         const update = await request.json();
-        const { headers } = request;
-        const received = { id: update.update_id, update, headers };
+        const { headers, signal } = request;
+        const received = { id: update.update_id, update, headers, signal };
         this.received.push(received);
         return await answer(received);
       },
@@ -134,8 +136,9 @@ Deno.test("updates of a chat are delivered one after another, others at once up 
     await answer.promise;
     return new Response();
   });
-  for (const userId of [1, 1, 2, 3, 1, 4]) server.pushText("a", { userId });
-  server.pushCallbackQuery("b", { userId: 1 });
+  const chats = [-1, -1, 2, 3, -1, 4];
+  chats.forEach((chatId, i) => server.pushText("a", { chatId, userId: i + 1 }));
+  server.pushCallbackQuery("b", { chatId: -1 });
   const params = { url: hook.url, max_connections: 3 };
   await call(server, "setWebhook", params);
   await turnsUntil(() => hook.ids.length === 3);
@@ -147,17 +150,17 @@ Deno.test("updates of a chat are delivered one after another, others at once up 
     answers.shift()?.resolve();
     await nextTurn();
   }
-  const ofChat1 = hook.ids.filter((id) => [1, 2, 5].includes(id));
-  assertEquals(ofChat1, [1, 2, 5]);
+  const ofGroup = hook.ids.filter((id) => [1, 2, 5].includes(id));
+  assertEquals(ofGroup, [1, 2, 5]);
   assertEquals(hook.ids.toSorted(), [1, 2, 3, 4, 5, 6, 7]);
 });
 
 Deno.test("what fails is tried again, later each time, while other chats go on", async () => {
   await using server = await start(1000);
   using time = new FakeTime();
-  let status = 500;
+  let failing = 1;
   await using hook = new Hook(({ id }) =>
-    new Response(null, { status: id === 1 ? status : 204 })
+    new Response(null, { status: id === failing ? 500 : 204 })
   );
   await call(server, "setWebhook", { url: hook.url });
   for (const userId of [1, 1, 2]) server.pushText("a", { userId });
@@ -181,10 +184,15 @@ Deno.test("what fails is tried again, later each time, while other chats go on",
     info.last_error_message,
     "Wrong response from the webhook: 500 Internal Server Error",
   );
-  status = 200;
+  // The next one of this chat fails, and waits for no longer than the first one did.
+  failing = 2;
   await time.tickAsync(60_000);
-  await ended(attempts + 3, 0);
-  assertEquals(server.stats().redelivered, attempts);
+  await ended(attempts + 3, 1);
+  await failureNow(server);
+  failing = 0;
+  await time.tickAsync(1000);
+  await ended(attempts + 4, 0);
+  assertEquals(server.stats().redelivered, attempts + 1);
 });
 
 Deno.test("Retry-After says when a delivery is tried again", async () => {
@@ -255,22 +263,27 @@ Deno.test("nothing is sent beyond the machine", async () => {
 });
 
 Deno.test("another webhook takes over what is pending, unless it is dropped", async () => {
-  await using server = await start();
+  await using server = await start(1000);
   const never = new Deferred<Response>();
   await using stuck = new Hook(() => never.promise);
   await using hook = new Hook(OK);
+  using time = new FakeTime();
+  const setWebhook = (params: Record<string, unknown>) =>
+    call(server, "setWebhook", params);
   server.pushText("a");
-  await call(server, "setWebhook", { url: stuck.url });
+  await setWebhook({ url: stuck.url });
   await turnsUntil(() => stuck.ids.length === 1);
-  await call(server, "setWebhook", { url: hook.url });
+  await setWebhook({ url: hook.url });
   await isEmpty(server);
   assertEquals(hook.ids, [1]);
+  await turnsUntil(() => stuck.received[0].signal.aborted);
+  await time.tickAsync(1000);
+  assertEquals(server.delivered(), [1, 1]);
 
-  await call(server, "setWebhook", { url: stuck.url });
+  await setWebhook({ url: stuck.url });
   server.pushText("b");
   await turnsUntil(() => stuck.ids.length === 2);
-  const params = { url: hook.url, drop_pending_updates: true };
-  await call(server, "setWebhook", params);
+  await setWebhook({ url: hook.url, drop_pending_updates: true });
   server.pushText("c");
   await isEmpty(server);
   assertEquals(hook.ids, [1, 3]);
