@@ -390,9 +390,7 @@ export class Run<Y> implements TaskObserver<Y> {
     while (!this.#expiry.signal.aborted) {
       let room = sink.room();
       while (room < 1) {
-        this.#blockedSince = Date.now();
-        await sink.handle([]);
-        this.#blockedSince = undefined;
+        await this.#handOver([]);
         if (this.#expiry.signal.aborted) return;
         room = sink.room();
       }
@@ -411,8 +409,17 @@ export class Run<Y> implements TaskObserver<Y> {
       }
       const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));
       this.#outstanding += batch.length;
-      if (batch.length > 0) await sink.handle(batch, this);
+      if (batch.length > 0) await this.#handOver(batch);
     }
+  }
+
+  /** Hands updates to the sink, and waits until it has room for more. */
+  async #handOver(batch: Y[]): Promise<void> {
+    const { sink } = this.#parts;
+    const handed = sink.handle(batch, this);
+    if (sink.room() < 1) this.#blockedSince = Date.now();
+    await handed;
+    this.#blockedSince = undefined;
   }
 
   /** Takes updates from the inbox; `undefined` if there are none to come. */
