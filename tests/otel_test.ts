@@ -83,6 +83,7 @@ class Collector implements AsyncDisposable {
     context.disable();
     trace.disable();
     metrics.disable();
+    await this.#tracing.forceFlush();
     await this.#tracing.shutdown();
     await this.#meters.shutdown();
   }
@@ -487,7 +488,7 @@ Deno.test("a span ends with a stop that runs out of time", async () => {
   const bot = createBot(server);
   bot.use(traceUpdates());
   bot.use(() => new Promise<void>(() => {}));
-  const handle = run(bot);
+  const handle = run(bot, { runner: { silent: true } });
   server.pushText("hello");
   await until(() => handle.stats().running === 1);
   await handle.stop({ timeout: 1 });
