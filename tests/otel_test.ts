@@ -521,3 +521,76 @@ Deno.test("nothing is done where no SDK is set up", async () => {
   assertEquals([used, handled], [0, 1]);
   recordMetrics()(ended({ message: {} }));
 });
+
+/** What arrives at a collector, as OTLP in JSON. */
+interface Exported {
+  resourceSpans?: { scopeSpans: { spans: ExportedSpan[] }[] }[];
+  resourceMetrics?: { scopeMetrics: { metrics: { name: string }[] }[] }[];
+}
+interface ExportedSpan {
+  name: string;
+  traceId: string;
+  spanId: string;
+  parentSpanId: string;
+}
+
+Deno.test("the example exports by Deno itself, without an SDK", async () => {
+  await using server = await startServer();
+  const spans: ExportedSpan[] = [];
+  const names = new Set<string>();
+  await using collector = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    async (request) => {
+      const exported: Exported = await request.json();
+      for (const { scopeSpans } of exported.resourceSpans ?? []) {
+        for (const scope of scopeSpans) spans.push(...scope.spans);
+      }
+      for (const { scopeMetrics } of exported.resourceMetrics ?? []) {
+        for (const { metrics } of scopeMetrics) {
+          for (const { name } of metrics) names.add(name);
+        }
+      }
+      return Response.json({});
+    },
+  );
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-A",
+      new URL("../examples/telemetry.ts", import.meta.url).href,
+    ],
+    env: {
+      BOT_TOKEN: server.token,
+      BOT_API_ROOT: server.url,
+      OTEL_DENO: "true",
+      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${collector.addr.port}`,
+      OTEL_EXPORTER_OTLP_PROTOCOL: "http/json",
+      OTEL_METRIC_EXPORT_INTERVAL: "50",
+    },
+  }).spawn();
+  for (let i = 0; i < 3; i++) server.pushText("hello");
+  await server.waitFor(() => server.sent().length === 3, { timeout: 30_000 });
+  await until(() => names.has("grammy.runner.inbox.updates"));
+  child.kill("SIGINT");
+  assertEquals((await child.status).code, 0);
+
+  const roots = spans.filter(({ name }) => name === "handle message");
+  const calls = spans.filter(({ name }) => name === "sendMessage");
+  assertEquals(roots.length, 3);
+  assertEquals(
+    calls.map((span) => [span.traceId, span.parentSpanId]).sort(),
+    roots.map((span) => [span.traceId, span.spanId]).sort(),
+  );
+  const own = [...names].filter((name) => name.startsWith("grammy."));
+  assertEquals(own.map((name) => name.slice("grammy.runner.".length)).sort(), [
+    "buffered.updates",
+    "handle.duration",
+    "handled.updates",
+    "inbox.updates",
+    "parked.updates",
+    "poll.duration",
+    "received.updates",
+    "running.updates",
+    "wait.duration",
+  ]);
+});
