@@ -19,8 +19,8 @@ export interface RunParts<Y> {
   botId: number | undefined;
   /** Whether somebody wants to hear how each update ends. */
   observed: boolean;
+  stats: () => RunnerStats;
   emit(event: RunnerEvent<Y>): void;
-  stats(): RunnerStats;
   onPoll(event: PollEvent): void;
   onReceived(updates: Y[]): void;
   onEnded(end: TaskEnd<Y>, receivedAt: number | undefined): void;
@@ -197,7 +197,7 @@ export class Run<Y> implements TaskObserver<Y> {
   }
 
   async #main(): Promise<void> {
-    const { source, inbox, botId, emit, stats, onPoll } = this.#parts;
+    const { source, inbox, botId, emit, onPoll, stats } = this.#parts;
     await this.#previous?.done;
     this.#previous = undefined;
     try {

@@ -7,7 +7,7 @@ export type RunnerEvent<Y = unknown> =
   | {
     /** The runner started. */
     type: "started";
-    /** Takes a snapshot of what the runner does; the one of its handle. */
+    /** Takes a snapshot of its numbers, as `stats` of the handle does. */
     stats: () => RunnerStats;
   }
   | {

@@ -332,10 +332,10 @@ class Runner<Y> implements RunnerHandle<Y> {
       inbox: this.#inbox,
       botId: this.#options.botId,
       observed: this.#options.onEvent !== undefined,
+      stats: this.stats,
       leftovers: this.#leftovers,
       emit: (event) => this.#emit(event),
       onPoll: (event) => this.#onPoll(event),
-      stats: this.stats,
       onReceived: (updates) => this.#onReceived(updates),
       onEnded: (end, receivedAt) => this.#onEnded(end, receivedAt),
     }, this.#run);

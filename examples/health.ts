@@ -24,10 +24,12 @@ export function healthOf(stats: RunnerStats, limits: Limits): Health {
   if (state === "draining") return "stopping";
   if (state !== "polling" && state !== "retrying") return "stopped";
   if (blockedMs > limits.stuck) return "stuck";
-  // A bot that cannot keep up does not ask for more, which is no deafness.
-  const listening = stats.buffered === 0;
+  // Not to poll is right for bots that lag behind, that leave it to another
+  // machine, or that get their updates by webhooks.
+  const polls = stats.buffered === 0 && stats.inbox.leading !== false &&
+    (stats.polls > 0 || state === "retrying");
   const silentMs = Date.now() - Math.max(startedAt, lastPollAt);
-  if (listening && silentMs > limits.poll) return "deaf";
+  if (polls && silentMs > limits.poll) return "deaf";
   return stats.running + stats.parked + stats.buffered > 0 ? "busy" : "quiet";
 }
 

@@ -39,17 +39,27 @@ const cases: [string, Health, Partial<RunnerStats>][] = [
     ...silent,
     running: 3,
   }],
-  ["no poll has completed for long", "deaf", {
+  ["no poll has ever completed", "deaf", {
+    state: "retrying",
+    polls: 0,
     lastPollAt: undefined,
     startedAt: NOW - 40_001,
   }],
   ["no poll has completed yet", "quiet", {
+    state: "retrying",
+    polls: 0,
     lastPollAt: undefined,
     startedAt: NOW - 40_000,
   }],
   ["it was started again after a pause", "quiet", {
     lastPollAt: NOW - 900_000,
     startedAt: NOW - 10_000,
+  }],
+  ["it gets webhooks", "quiet", { polls: 0, lastPollAt: undefined }],
+  ["another machine polls", "quiet", { ...silent, inbox: { leading: false } }],
+  ["it should poll for all machines", "deaf", {
+    ...silent,
+    inbox: { leading: true },
   }],
   ["handlers lag behind, so that nothing is fetched", "busy", {
     ...silent,
