@@ -415,9 +415,8 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Hands updates to the sink, and waits until it has room for more. */
   async #handOver(batch: Y[]): Promise<void> {
-    const { sink } = this.#parts;
-    const handed = sink.handle(batch, this);
-    if (sink.room() < 1) this.#blockedSince = Date.now();
+    const handed = this.#parts.sink.handle(batch, this);
+    this.#blockedSince = Date.now();
     await handed;
     this.#blockedSince = undefined;
   }

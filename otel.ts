@@ -3,7 +3,10 @@
  * them that the program has set up: with Deno, set `OTEL_DENO=true`; elsewhere,
  * start the SDK before the functions of this module are called.
  *
- * Nothing that is recorded here tells who wrote what to the bot.
+ * Nothing that is recorded here tells who wrote what to the bot. Beware of the
+ * spans that Deno, and instrumentations of Node, record for every HTTP request:
+ * URLs of the Bot API contain the token. Have your collector remove the
+ * attributes `url.full` and `url.path`.
  *
  * @example
  * ```ts
@@ -111,7 +114,11 @@ export function recordMetrics(): (event: RunnerEvent) => void {
   const ended = {
     handled: count("handled.updates", "{update}", "Updates that ended well"),
     failed: count("failed.updates", "{update}", "Updates that failed"),
-    timedOut: count("timed_out.updates", "{update}", "Updates out of time"),
+    timedOut: count(
+      "timed_out.updates",
+      "{update}",
+      "Updates past the time limit",
+    ),
   };
   const waited = measure("wait", "Time that an update waited until its end");
   const ran = measure("handle", "Time that an update ran");

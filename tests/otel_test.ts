@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { context, metrics, SpanKind, trace } from "@opentelemetry/api";
+import { context, diag, metrics, SpanKind, trace } from "@opentelemetry/api";
 import { AsyncLocalStorageContextManager } from "@opentelemetry/context-async-hooks";
 import {
   AggregationTemporality,
@@ -47,7 +47,19 @@ class Collector implements AsyncDisposable {
   });
   readonly #meters = new MeterProvider({ readers: [this.#reader] });
 
+  /** What the SDK complains about, such as spans that are used after their end. */
+  readonly #complaints: string[] = [];
+
   constructor() {
+    const complain = (message: string) => void this.#complaints.push(message);
+    const ignore = () => {};
+    diag.setLogger({
+      error: complain,
+      warn: complain,
+      info: ignore,
+      debug: ignore,
+      verbose: ignore,
+    });
     const manager = new AsyncLocalStorageContextManager().enable();
     context.setGlobalContextManager(manager);
     trace.setGlobalTracerProvider(this.#tracing);
@@ -80,6 +92,8 @@ class Collector implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    assertEquals(this.#complaints, []);
+    diag.disable();
     context.disable();
     trace.disable();
     metrics.disable();
