@@ -8,7 +8,7 @@ const PEOPLE = new Map([[1001, "Ada"], [1002, "Grace"], [1003, "Linus"]]);
 const TEXTS = [["Hello!", "How are you?"], ["Thank you!", "/time"]];
 
 /** Has Deno print what is recorded, unless it is told where to send that. */
-const TO_CONSOLE = Deno.env.get("OTEL_DENO")
+const TO_CONSOLE: Record<string, string> = Deno.env.get("OTEL_DENO")
   ? {}
   : { OTEL_DENO: "true", OTEL_EXPORTER_OTLP_PROTOCOL: "console" };
 
