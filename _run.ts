@@ -400,7 +400,10 @@ export class Run<Y> implements TaskObserver<Y> {
         this.#held = taken;
         // While there is a backlog, the next request goes out first: the network
         // and the handlers then work at the same time.
-        if (taken.length >= FULL_BATCH) await nextTurn();
+        if (taken.length >= FULL_BATCH) {
+          await nextTurn();
+          await nextTurn();
+        }
         continue; // the room may be another one by now
       }
       if (this.stopping && inbox.durable && !this.failed) {

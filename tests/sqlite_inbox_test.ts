@@ -5,6 +5,8 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import fc from "fast-check";
 import process from "node:process";
 import type { Update } from "../deps.ts";
 import type { RunnerEvent } from "../events.ts";
@@ -148,6 +150,71 @@ Deno.test("only the newest tombstones are kept, and whatever has not finished", 
   await using inbox = await openInbox(dir.path(), { tombstones: 10 });
   await inbox.append(tiny(1, 7, 95, 100), NEVER);
   assertEquals(ids(await inbox.take(9, NEVER)), [7, 1]);
+});
+
+Deno.test("whatever mix of appends, ends, stops and crashes: what has not finished comes again in order, and nothing else", async () => {
+  const step = fc.oneof(
+    fc.record({
+      type: fc.constant("append"),
+      n: fc.integer({ max: 8, min: 1 }),
+    }),
+    fc.record({ type: fc.constant("take"), n: fc.integer({ max: 8, min: 1 }) }),
+    fc.record({ type: fc.constant("settle"), n: fc.nat(20) }),
+    fc.record({ type: fc.constant("stop"), n: fc.constant(0) }),
+    fc.record({ type: fc.constant("crash"), n: fc.constant(0) }),
+  );
+  using time = new FakeTime();
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 60, size: "max" }),
+      fc.nat(3),
+      async (steps, tombstones) => {
+        using dir = tempDir();
+        const options = { tombstones, lookahead: 1000, maxAttempts: 1000 };
+        let path = dir.path();
+        let inbox = await openInbox(path, options);
+        let nextId = 1;
+        let unfinished: Tiny[] = [];
+        let taken: Tiny[] = [];
+        const reopen = async () => {
+          inbox = await openInbox(path, options);
+          taken = [];
+        };
+        for (const { type, n } of steps) {
+          if (type === "append") {
+            const updates = tiny(...Array.from({ length: n }, () => nextId++));
+            await inbox.append(updates, NEVER);
+            unfinished.push(...updates);
+          } else if (type === "take" && inbox.stats!().buffered as number > 0) {
+            taken.push(...await inbox.take(n, NEVER));
+          } else if (type === "settle" && taken.length > 0) {
+            const [update] = taken.splice(n % taken.length, 1);
+            inbox.settle(update);
+            unfinished = unfinished.filter((u) =>
+              u.update_id !== update.update_id
+            );
+          } else if (type === "stop") {
+            await inbox.close();
+            await reopen();
+          } else if (type === "crash") {
+            time.tick(20);
+            const copy = crash(path, dir.path(`${nextId}-${Math.random()}`));
+            await inbox.close();
+            path = copy;
+            await reopen();
+          }
+          assertEquals(inbox.stats!().unfinished, unfinished.length);
+        }
+        await inbox.close();
+        await reopen();
+        if (unfinished.length > 0) {
+          assertEquals(await inbox.take(Infinity, NEVER), unfinished);
+        }
+        await inbox.close();
+      },
+    ),
+    { numRuns: 150 },
+  );
 });
 
 Deno.test("append waits while the inbox is full, and stores nothing if it is stopped", async () => {
@@ -322,9 +389,16 @@ const STRANGERS: Record<
   "an inbox with an update that is no JSON": [
     async (path) => {
       await (await openInbox(path)).close();
-      sql(path, "INSERT INTO updates (id, data) VALUES (5, '{')");
+      sql(path, "INSERT INTO batches VALUES (5, '{')");
     },
-    "update 5 is not valid JSON",
+    "batch 5 is no valid JSON",
+  ],
+  "an inbox with a batch that is no list": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      sql(path, "INSERT INTO batches VALUES (6, '{}')");
+    },
+    "batch 6 is no valid JSON",
   ],
 };
 
@@ -461,7 +535,7 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   await (await openInbox(dir.path())).close();
   sql(
     dir.path(),
-    `INSERT INTO updates VALUES (1, 7, '{"update_id":7}', 3, 3, 2)`,
+    `INSERT INTO quarantine VALUES (1, 7, 3, '{"update_id":7}')`,
   );
   const inbox = createSqliteInbox(dir.path());
   assertEquals(inbox.quarantined(), [{ update: { update_id: 7 }, deaths: 3 }]);
