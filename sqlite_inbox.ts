@@ -60,7 +60,7 @@ export interface SqliteInboxOptions {
    * Number of finished updates whose ids are remembered, so that they do not run
    * again if Telegram sends them again: an integer of at least 0.
    *
-   * @default 10_000
+   * @default 5_000
    */
   tombstones?: number;
 }
@@ -121,7 +121,7 @@ export function createSqliteInbox<Y extends { update_id: number }>(
     lookahead = 100,
     synchronous = "full",
     maxAttempts = 3,
-    tombstones = 10_000,
+    tombstones = 5_000,
   } = options;
   checkCount("lookahead", lookahead, 1);
   checkCount("maxAttempts", maxAttempts, 1);

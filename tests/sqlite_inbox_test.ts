@@ -10,7 +10,7 @@ import fc from "fast-check";
 import process from "node:process";
 import type { Update } from "../deps.ts";
 import type { RunnerEvent } from "../events.ts";
-import { sequentialize } from "../mod.ts";
+import { run } from "../mod.ts";
 import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
 import {
   createBot,
@@ -581,13 +581,10 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   const inbox = createSqliteInbox<Update>(dir.path());
   const release = new Deferred();
   const seen: number[] = [];
-  const bot = createBot(server);
-  bot.use(sequentialize());
-  const options = { inbox, sink: { concurrency: 3 } };
   const handle = runBot(server, async (ctx) => {
     seen.push(ctx.update.update_id);
     await release.promise;
-  }, options);
+  }, { inbox, sink: { concurrency: 3 } });
   pushTexts(server, 10);
   await until(() => seen.length === 3);
   const stopped = handle.stop();
@@ -601,6 +598,42 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   assertEquals(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
   await using left = await openInbox(dir.path(), {}, 123456);
   assertEquals(left.stats!().unfinished, 0);
+});
+
+Deno.test("updates that failed or timed out have finished, those that a stop gave up have not", async () => {
+  using dir = tempDir();
+  await using server = await startServer();
+  const path = dir.path();
+  const told: string[] = [];
+  const release = new Deferred();
+  const bot = createBot(server);
+  bot.on("message:text", async (ctx) => {
+    if (ctx.msg.text === "fails") throw new Error("no");
+    if (ctx.msg.text !== "ends") await release.promise;
+  });
+  bot.catch(({ ctx }) => void told.push(`failed ${ctx.msg?.text}`));
+  const inbox = createSqliteInbox<Update>(path);
+  const handle = run(bot, {
+    inbox,
+    sink: {
+      timeout: {
+        milliseconds: 100,
+        handler: (update) =>
+          void told.push(`timed out ${update.message?.text}`),
+      },
+    },
+  });
+  for (const text of ["fails", "hangs", "ends"]) server.pushText(text);
+  await until(() => told.length === 2);
+  await until(() => inbox.stats!().unfinished === 0);
+  const given = server.pushText("given up");
+  await until(() => handle.stats().running === 1);
+  const { unfinished } = await handle.stop({ timeout: 0 });
+  release.resolve();
+  assertEquals(unfinished, [given]);
+  assertEquals(told, ["failed fails", "timed out hangs"]);
+  await using left = await openInbox(path, {}, 123456);
+  assertEquals(ids(await left.take(9, NEVER)), [given.update_id]);
 });
 
 Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
