@@ -16,24 +16,29 @@ export const APPLICATION_ID = 0x6759696e;
 /** Grows with every change that an older version of this module cannot read. */
 export const SCHEMA_VERSION = 1;
 
-/** What an update in the file is doing. */
-export const WAITING = 0, RUNNING = 1, ALONE = 2, SET_ASIDE = 3;
-
 const SCHEMA = `
   CREATE TABLE bot (
     id INTEGER PRIMARY KEY,
-    deaths INTEGER NOT NULL DEFAULT 0 -- since the last clean close
+    deaths INTEGER NOT NULL DEFAULT 0, -- since the last clean close
+    running TEXT NOT NULL DEFAULT '[]', -- JSON array of ids
+    alone INTEGER NOT NULL DEFAULT 0 -- whether a suspect runs, and nothing else
   );
-  CREATE TABLE updates (
-    seq INTEGER PRIMARY KEY, -- order of arrival
-    id INTEGER NOT NULL,
-    data TEXT NOT NULL, -- JSON
-    state INTEGER NOT NULL DEFAULT 0,
-    deaths INTEGER NOT NULL DEFAULT 0,
-    alone INTEGER NOT NULL DEFAULT 0 -- deaths in a row while it ran alone
-  );
+  -- What each append stored: JSON arrays of updates. Gone when all have finished.
+  CREATE TABLE batches (n INTEGER PRIMARY KEY, data TEXT NOT NULL);
   -- What each transaction recorded the end of: JSON arrays of ids.
-  CREATE TABLE finished (n INTEGER PRIMARY KEY, ids TEXT NOT NULL);
+  CREATE TABLE finished (n INTEGER PRIMARY KEY, data TEXT NOT NULL);
+  -- Unfinished updates that were running when the process died.
+  CREATE TABLE suspects (
+    id INTEGER PRIMARY KEY,
+    deaths INTEGER NOT NULL,
+    alone INTEGER NOT NULL -- deaths in a row while it ran alone
+  );
+  CREATE TABLE quarantine (
+    n INTEGER PRIMARY KEY,
+    id INTEGER NOT NULL,
+    deaths INTEGER NOT NULL,
+    data TEXT NOT NULL -- JSON
+  );
 `;
 
 /** SQLite's codes for "busy" and "locked", see https://sqlite.org/rescode.html. */
@@ -194,14 +199,16 @@ function checkContent(
 ): void {
   const problem = db.prepare("PRAGMA quick_check(1)").get()?.quick_check;
   if (problem !== "ok") throw new CorruptError(path, String(problem));
-  const broken = db.prepare(
-    "SELECT id FROM updates WHERE NOT json_valid(data) UNION ALL SELECT n FROM finished WHERE NOT json_valid(ids)",
-  ).get()?.id;
+  const broken = db.prepare(`
+    SELECT name, n FROM (
+      SELECT 'batch' AS name, n, data, 'array' AS type FROM batches
+      UNION ALL SELECT 'record of ends', n, data, 'array' FROM finished
+      UNION ALL SELECT 'list of running updates', 1, running, 'array' FROM bot
+      UNION ALL SELECT 'quarantined update', n, data, 'object' FROM quarantine
+    ) WHERE CASE WHEN json_valid(data) THEN json_type(data) END IS NOT type
+  `).get();
   if (broken !== undefined) {
-    throw new CorruptError(
-      path,
-      `the record of update ${broken} is not valid JSON`,
-    );
+    throw new CorruptError(path, `${broken.name} ${broken.n} is no valid JSON`);
   }
   const owner = db.prepare("SELECT id FROM bot").get()?.id;
   if (botId !== undefined && owner !== botId) {

@@ -7,6 +7,14 @@ export type RunnerEvent<Y = unknown> =
   | {
     /** The runner started. */
     type: "started";
+    /** Takes a snapshot of its numbers, as `stats` of the handle does. */
+    stats: () => RunnerStats;
+  }
+  | {
+    /** Updates arrived. Made only if there is a hook to hear of it. */
+    type: "received";
+    /** The updates in the order of their arrival; at least one. */
+    updates: readonly Y[];
   }
   | {
     /** An update ended. Made only if there is a hook to hear of it. */
@@ -147,6 +155,8 @@ export type RunnerState =
 export interface RunnerStats {
   /** What the runner is doing. */
   state: RunnerState;
+  /** When it was last started, in milliseconds since the epoch. */
+  startedAt: number | undefined;
   /** Number of updates fetched. */
   received: number;
   /** Number of updates whose handlers resolved. */
@@ -170,6 +180,11 @@ export interface RunnerStats {
   lastError: unknown;
   /** Milliseconds for which the oldest running update has been running. */
   oldestRunningMs: number;
+  /**
+   * Milliseconds for which there has been no room for one more update, and none
+   * has ended; 0 while there is room. If it grows, the handlers are stuck.
+   */
+  blockedMs: number;
   /** What the inbox tells about itself. */
   inbox: Record<string, number | boolean>;
 }

@@ -332,6 +332,7 @@ class Runner<Y> implements RunnerHandle<Y> {
   #retrying = false;
   #received = 0;
   #outcomes = { handled: 0, failed: 0, timedOut: 0 };
+  #startedAt: number | undefined;
   #polls = 0;
   #lastPollAt: number | undefined;
   #lastError: unknown;
@@ -351,18 +352,18 @@ class Runner<Y> implements RunnerHandle<Y> {
     const { signal } = this.#options;
     if (this.isRunning() || signal?.aborted) return;
     this.#retrying = false;
+    this.#startedAt = Date.now();
     const run = new Run<Y>({
       source: this.#source,
       sink: this.#sink,
       inbox: this.#inbox,
       botId: this.#options.botId,
       observed: this.#options.onEvent !== undefined,
+      stats: this.stats,
       leftovers: this.#leftovers,
       emit: (event) => this.#emit(event),
       onPoll: (event) => this.#onPoll(event),
-      onReceived: (count) => {
-        this.#received += count;
-      },
+      onReceived: (updates) => this.#onReceived(updates),
       onEnded: (end, receivedAt) => this.#onEnded(end, receivedAt),
     }, this.#run);
     this.#run = run;
@@ -406,9 +407,11 @@ class Runner<Y> implements RunnerHandle<Y> {
       { running: this.#sink.size(), parked: 0, oldestRunningMs: 0 };
     return {
       state: this.#state,
+      startedAt: this.#startedAt,
       received: this.#received,
       ...this.#outcomes,
       ...sink,
+      blockedMs: this.#run?.blockedMs ?? 0,
       buffered: this.#run === undefined
         ? 0
         : this.#run.buffered + this.#run.held,
@@ -448,6 +451,12 @@ class Runner<Y> implements RunnerHandle<Y> {
       this.#retrying = false;
     }
     this.#tell(event);
+  }
+
+  #onReceived(updates: Y[]): void {
+    this.#received += updates.length;
+    if (this.#options.onEvent === undefined || updates.length === 0) return;
+    this.#tell({ type: "received", updates });
   }
 
   #onEnded(end: TaskEnd<Y>, receivedAt: number | undefined): void {

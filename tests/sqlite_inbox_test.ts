@@ -5,10 +5,12 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import fc from "fast-check";
 import process from "node:process";
 import type { Update } from "../deps.ts";
 import type { RunnerEvent } from "../events.ts";
-import { sequentialize } from "../mod.ts";
+import { run } from "../mod.ts";
 import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
 import {
   createBot,
@@ -148,6 +150,71 @@ Deno.test("only the newest tombstones are kept, and whatever has not finished", 
   await using inbox = await openInbox(dir.path(), { tombstones: 10 });
   await inbox.append(tiny(1, 7, 95, 100), NEVER);
   assertEquals(ids(await inbox.take(9, NEVER)), [7, 1]);
+});
+
+Deno.test("whatever mix of appends, ends, stops and crashes: what has not finished comes again in order, and nothing else", async () => {
+  const step = fc.oneof(
+    fc.record({
+      type: fc.constant("append"),
+      n: fc.integer({ max: 8, min: 1 }),
+    }),
+    fc.record({ type: fc.constant("take"), n: fc.integer({ max: 8, min: 1 }) }),
+    fc.record({ type: fc.constant("settle"), n: fc.nat(20) }),
+    fc.record({ type: fc.constant("stop"), n: fc.constant(0) }),
+    fc.record({ type: fc.constant("crash"), n: fc.constant(0) }),
+  );
+  using time = new FakeTime();
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 60, size: "max" }),
+      fc.nat(3),
+      async (steps, tombstones) => {
+        using dir = tempDir();
+        const options = { tombstones, lookahead: 1000, maxAttempts: 1000 };
+        let path = dir.path();
+        let inbox = await openInbox(path, options);
+        let nextId = 1;
+        let unfinished: Tiny[] = [];
+        let taken: Tiny[] = [];
+        const reopen = async () => {
+          inbox = await openInbox(path, options);
+          taken = [];
+        };
+        for (const { type, n } of steps) {
+          if (type === "append") {
+            const updates = tiny(...Array.from({ length: n }, () => nextId++));
+            await inbox.append(updates, NEVER);
+            unfinished.push(...updates);
+          } else if (type === "take" && inbox.stats!().buffered as number > 0) {
+            taken.push(...await inbox.take(n, NEVER));
+          } else if (type === "settle" && taken.length > 0) {
+            const [update] = taken.splice(n % taken.length, 1);
+            inbox.settle(update);
+            unfinished = unfinished.filter((u) =>
+              u.update_id !== update.update_id
+            );
+          } else if (type === "stop") {
+            await inbox.close();
+            await reopen();
+          } else if (type === "crash") {
+            time.tick(20);
+            const copy = crash(path, dir.path(`${nextId}-${Math.random()}`));
+            await inbox.close();
+            path = copy;
+            await reopen();
+          }
+          assertEquals(inbox.stats!().unfinished, unfinished.length);
+        }
+        await inbox.close();
+        await reopen();
+        if (unfinished.length > 0) {
+          assertEquals(await inbox.take(Infinity, NEVER), unfinished);
+        }
+        await inbox.close();
+      },
+    ),
+    { numRuns: 60 },
+  );
 });
 
 Deno.test("append waits while the inbox is full, and stores nothing if it is stopped", async () => {
@@ -322,9 +389,16 @@ const STRANGERS: Record<
   "an inbox with an update that is no JSON": [
     async (path) => {
       await (await openInbox(path)).close();
-      sql(path, "INSERT INTO updates (id, data) VALUES (5, '{')");
+      sql(path, "INSERT INTO batches VALUES (5, '{')");
     },
-    "update 5 is not valid JSON",
+    "batch 5 is no valid JSON",
+  ],
+  "an inbox with a batch that is no list": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      sql(path, "INSERT INTO batches VALUES (6, '{}')");
+    },
+    "batch 6 is no valid JSON",
   ],
 };
 
@@ -461,7 +535,7 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   await (await openInbox(dir.path())).close();
   sql(
     dir.path(),
-    `INSERT INTO updates VALUES (1, 7, '{"update_id":7}', 3, 3, 2)`,
+    `INSERT INTO quarantine VALUES (1, 7, 3, '{"update_id":7}')`,
   );
   const inbox = createSqliteInbox(dir.path());
   assertEquals(inbox.quarantined(), [{ update: { update_id: 7 }, deaths: 3 }]);
@@ -507,13 +581,10 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   const inbox = createSqliteInbox<Update>(dir.path());
   const release = new Deferred();
   const seen: number[] = [];
-  const bot = createBot(server);
-  bot.use(sequentialize());
-  const options = { inbox, sink: { concurrency: 3 } };
   const handle = runBot(server, async (ctx) => {
     seen.push(ctx.update.update_id);
     await release.promise;
-  }, options);
+  }, { inbox, sink: { concurrency: 3 } });
   pushTexts(server, 10);
   await until(() => seen.length === 3);
   const stopped = handle.stop();
@@ -527,6 +598,42 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   assertEquals(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
   await using left = await openInbox(dir.path(), {}, 123456);
   assertEquals(left.stats!().unfinished, 0);
+});
+
+Deno.test("updates that failed or timed out have finished, those that a stop gave up have not", async () => {
+  using dir = tempDir();
+  await using server = await startServer();
+  const path = dir.path();
+  const told: string[] = [];
+  const release = new Deferred();
+  const bot = createBot(server);
+  bot.on("message:text", async (ctx) => {
+    if (ctx.msg.text === "fails") throw new Error("no");
+    if (ctx.msg.text !== "ends") await release.promise;
+  });
+  bot.catch(({ ctx }) => void told.push(`failed ${ctx.msg?.text}`));
+  const inbox = createSqliteInbox<Update>(path);
+  const handle = run(bot, {
+    inbox,
+    sink: {
+      timeout: {
+        milliseconds: 100,
+        handler: (update) =>
+          void told.push(`timed out ${update.message?.text}`),
+      },
+    },
+  });
+  for (const text of ["fails", "hangs", "ends"]) server.pushText(text);
+  await until(() => told.length === 2);
+  await until(() => inbox.stats!().unfinished === 0);
+  const given = server.pushText("given up");
+  await until(() => handle.stats().running === 1);
+  const { unfinished } = await handle.stop({ timeout: 0 });
+  release.resolve();
+  assertEquals(unfinished, [given]);
+  assertEquals(told, ["failed fails", "timed out hangs"]);
+  await using left = await openInbox(path, {}, 123456);
+  assertEquals(ids(await left.take(9, NEVER)), [given.update_id]);
 });
 
 Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
