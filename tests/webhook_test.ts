@@ -612,6 +612,7 @@ Deno.test("bot is initialized before the first update, however often that fails"
     "poll-failed",
     "poll-failed",
     "recovered",
+    "received",
     "ended",
   ]);
 });
