@@ -29,6 +29,14 @@ export type RunnerEvent<Y = unknown> =
   | {
     /** The runner started. */
     type: "started";
+    /** Takes a snapshot of its numbers, as `stats` of the handle does. */
+    stats: () => RunnerStats;
+  }
+  | {
+    /** Updates arrived. Made only if there is a hook to hear of it. */
+    type: "received";
+    /** The updates in the order of their arrival; at least one. */
+    updates: readonly Y[];
   }
   | {
     /** An update ended. Made only if there is a hook to hear of it. */
@@ -189,6 +197,8 @@ export type RunnerState =
 export interface RunnerStats {
   /** What the runner is doing. */
   state: RunnerState;
+  /** When it was last started, in milliseconds since the epoch. */
+  startedAt: number | undefined;
   /** Number of updates fetched. */
   received: number;
   /** Number of updates whose handlers resolved. */
@@ -220,6 +230,11 @@ export interface RunnerStats {
    * is.
    */
   oldestRunningMs: number;
+  /**
+   * Milliseconds for which there has been no room for one more update, and none
+   * has ended; 0 while there is room. If it grows, the handlers are stuck.
+   */
+  blockedMs: number;
   /** What the inbox tells about itself; empty if it tells nothing. */
   inbox: Record<string, number | boolean>;
 }

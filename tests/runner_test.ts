@@ -25,6 +25,7 @@ import {
 } from "../mod.ts";
 import { slotOf } from "../_slot.ts";
 import type { Update } from "../deps.ts";
+import type { BotApiServer } from "../testing.ts";
 import {
   captureErrors,
   createBot,
@@ -666,7 +667,8 @@ Deno.test("events tell the story of a run", async () => {
   server.fail({ status: 500 }, { times: 2 });
   pushTexts(server, 2);
   const handle = run(bot, {
-    runner: { silent: true, retryInterval: 1 },
+    // Most polls bring nothing.
+    runner: { silent: true, retryInterval: 1, fetch: { timeout: 0 } },
     onEvent: (event) => events.push(event),
   });
   await until(() =>
@@ -679,9 +681,14 @@ Deno.test("events tell the story of a run", async () => {
     "poll-failed",
     "poll-failed",
     "recovered",
+    "received",
     "draining",
     "stopped",
   ]);
+  const started = events.find((event) => event.type === "started")!;
+  assertEquals(started.stats(), handle.stats());
+  const received = events.find((event) => event.type === "received")!;
+  assertEquals(received.updates.map((update) => update.update_id), [1, 2]);
   const poll = events.find((event) => event.type === "poll")!;
   assertEquals(poll.count, 2);
   const recovered = events.find((event) => event.type === "recovered")!;
@@ -753,6 +760,79 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   release.resolve();
   await stopped;
   assertEquals(handle.stats().handled + server.unconfirmed().length, 6);
+});
+
+Deno.test("stats tell when the runner started", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const before = Date.now();
+  const handle = run(bot);
+  const { startedAt } = handle.stats();
+  assert(startedAt! >= before && startedAt! <= Date.now());
+  await handle.stop();
+  assertEquals(handle.stats().startedAt, startedAt);
+  await until(() => Date.now() > startedAt!);
+  handle.start();
+  assert(handle.stats().startedAt! > startedAt!);
+  await handle.stop();
+  const source = createSource({ supply: () => Promise.resolve([]) });
+  const sink = createSequentialSink(
+    { consume: () => Promise.resolve() },
+    () => Promise.resolve(),
+  );
+  assertEquals(createRunner(source, sink).stats().startedAt, undefined);
+});
+
+/** Runs a bot whose handlers end when they are told to. */
+function runHeld(server: BotApiServer, concurrency: number) {
+  const handlers: Deferred[] = [];
+  const bot = createBot(server);
+  bot.use(sequentialize());
+  bot.use(() => {
+    const handler = new Deferred();
+    handlers.push(handler);
+    return handler.promise;
+  });
+  return { handlers, handle: run(bot, { sink: { concurrency } }) };
+}
+
+Deno.test("stats tell for how long there is no room and nothing ends", async () => {
+  await using server = await startServer();
+  const { handlers, handle } = runHeld(server, 2);
+  pushTexts(server, 1, 1);
+  await until(() => handlers.length === 1);
+  await sleep(5);
+  assertEquals(handle.stats().blockedMs, 0); // there is room for another one
+  for (const chat of [2, 3, 4]) pushTexts(server, 1, chat);
+  await until(() => handle.stats().blockedMs >= 20);
+  const endedAt = Date.now();
+  handlers[0].resolve();
+  await until(() => handlers.length === 3);
+  assert(handle.stats().blockedMs <= Date.now() - endedAt);
+  await until(() => handle.stats().blockedMs >= 20);
+  handlers[1].resolve();
+  handlers[2].resolve();
+  await until(() => handlers.length === 4);
+  assertEquals(handle.stats().blockedMs, 0);
+  handlers[3].resolve();
+  await handle.stop();
+});
+
+Deno.test("stats tell that an update ended whose slot goes to a parked one", async () => {
+  await using server = await startServer();
+  const { handlers, handle } = runHeld(server, 2);
+  for (const chat of [1, 1, 2, 3]) pushTexts(server, 1, chat);
+  await until(() => handle.stats().blockedMs >= 20);
+  assertEquals(handle.stats().parked, 1);
+  const endedAt = Date.now();
+  handlers[0].resolve();
+  await until(() => handlers.length === 3);
+  assertEquals(handle.stats().parked, 0);
+  assert(handle.stats().blockedMs <= Date.now() - endedAt);
+  for (const handler of handlers) handler.resolve();
+  await until(() => handlers.length === 4);
+  handlers[3].resolve();
+  await handle.stop();
 });
 
 // With a durable inbox.

@@ -213,7 +213,7 @@ Deno.test("whatever mix of appends, ends, stops and crashes: what has not finish
         await inbox.close();
       },
     ),
-    { numRuns: 150 },
+    { numRuns: 60 },
   );
 });
 
