@@ -39,7 +39,8 @@ export async function findPeers(): Promise<Peer[]> {
           `Cannot find peers: an import from npm must name a version: received ${specifier} in ${path}`,
         );
       }
-      const range = `^${OLDEST[name] ?? version.replace(/^\^/, "")}`;
+      const oldest = OLDEST[name] ?? version;
+      const range = /^\d/.test(oldest) ? `^${oldest}` : oldest;
       const peer = peers.get(name) ??
         { name, range, optional: true, specifiers: new Set() };
       if (peer.range !== range) {
