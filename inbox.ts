@@ -3,6 +3,8 @@ import type { RunnerEvent } from "./events.ts";
 /**
  * What an inbox gets to know about the run that opens it.
  *
+ * @typeParam Y Type of the updates
+ *
  * @example
  * ```ts
  * import type { InboxRun } from "@grammyjs/runner";

@@ -77,6 +77,8 @@ export interface Slot {
 /**
  * What a {@link TaskObserver} is told about a task that ended.
  *
+ * @typeParam Y Type of the elements
+ *
  * @example
  * ```ts
  * import type { TaskEnd } from "@grammyjs/runner";
@@ -102,6 +104,8 @@ export interface TaskEnd<Y> {
 /**
  * Hears of what happens to the elements it was passed along with. The functions
  * must not throw.
+ *
+ * @typeParam Y Type of the elements
  *
  * @example
  * ```ts
