@@ -1,5 +1,5 @@
 import { nextTurn, sleep } from "./_time.ts";
-import type { PollEvent, RunnerEvent } from "./events.ts";
+import type { PollEvent, RunnerEvent, RunnerStats } from "./events.ts";
 import type { UpdateInbox } from "./inbox.ts";
 import type { TaskEnd, TaskObserver } from "./queue.ts";
 import type { UpdateSink } from "./sink.ts";
@@ -19,6 +19,7 @@ export interface RunParts<Y> {
   botId: number | undefined;
   /** Whether somebody wants to hear how each update ends. */
   observed: boolean;
+  stats: () => RunnerStats;
   emit(event: RunnerEvent<Y>): void;
   onPoll(event: PollEvent): void;
   onReceived(count: number): void;
@@ -186,7 +187,7 @@ export class Run<Y> implements TaskObserver<Y> {
   }
 
   async #main(): Promise<void> {
-    const { source, inbox, botId, emit, onPoll } = this.#parts;
+    const { source, inbox, botId, emit, onPoll, stats } = this.#parts;
     await this.#previous?.done;
     this.#previous = undefined;
     try {
@@ -195,7 +196,7 @@ export class Run<Y> implements TaskObserver<Y> {
       this.#failUnlessStopped(error);
       return this.#finish();
     }
-    if (!this.stopping) emit({ type: "started" });
+    if (!this.stopping) emit({ type: "started", stats });
     const ready = source.ready?.(this.#stop.signal, onPoll);
     const receive = async () => {
       await ready;

@@ -7,6 +7,8 @@ export type RunnerEvent<Y = unknown> =
   | {
     /** The runner started. */
     type: "started";
+    /** Takes a snapshot of its numbers, as `stats` of the handle does. */
+    stats: () => RunnerStats;
   }
   | {
     /** An update ended. Made only if there is a hook to hear of it. */
@@ -162,6 +164,15 @@ export interface RunnerStats {
   parked: number;
   /** Number of updates that are fetched and not started. */
   buffered: number;
+  /** Bounds of these three numbers; `Infinity` where there is none. */
+  limits: {
+    /** The concurrency: never more updates run. */
+    running: number;
+    /** The backlog: while as many updates are parked, no others are started. */
+    parked: number;
+    /** Twice the lookahead of the inbox, as a batch can come on top of it. */
+    buffered: number;
+  };
   /** Number of calls to `getUpdates` that were answered. */
   polls: number;
   /** When the last of them was answered, in milliseconds since the epoch. */

@@ -330,6 +330,7 @@ class Runner<Y> implements RunnerHandle<Y> {
       inbox: this.#inbox,
       botId: this.#options.botId,
       observed: this.#options.onEvent !== undefined,
+      stats: this.stats,
       leftovers: this.#leftovers,
       emit: (event) => this.#emit(event),
       onPoll: (event) => this.#onPoll(event),
@@ -375,8 +376,10 @@ class Runner<Y> implements RunnerHandle<Y> {
     this.#run !== undefined && !this.#run.stopping;
 
   readonly stats = (): RunnerStats => {
-    const sink = this.#sink.stats?.() ??
+    const { limits, ...sink } = this.#sink.stats?.() ??
       { running: this.#sink.size(), parked: 0, oldestRunningMs: 0 };
+    const { running = Infinity, parked = Infinity } = limits ?? {};
+    const { lookahead = Infinity } = this.#inbox;
     return {
       state: this.#state,
       received: this.#received,
@@ -385,6 +388,7 @@ class Runner<Y> implements RunnerHandle<Y> {
       buffered: this.#run === undefined
         ? 0
         : this.#run.buffered + this.#run.held,
+      limits: { running, parked, buffered: 2 * lookahead },
       polls: this.#polls,
       lastPollAt: this.#lastPollAt,
       lastError: this.#lastError,
