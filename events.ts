@@ -230,11 +230,15 @@ export function logEvent(event: RunnerEvent): void {
   }
 }
 
+/** What each line that is printed here begins with. */
+export const LOG_PREFIX = "[grammY runner]";
+
 function log(message: string, ...errors: unknown[]): void {
-  console.error("[grammY runner]", message, ...errors.map(withoutToken));
+  const texts = errors.map((error) => hideToken(inspect(error)));
+  console.error(LOG_PREFIX, message, ...texts);
 }
 
 /** Network errors quote the URL of the request, which contains the token. */
-function withoutToken(error: unknown): string {
-  return inspect(error).replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
+export function hideToken(text: string): string {
+  return text.replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
 }
