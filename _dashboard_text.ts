@@ -14,7 +14,8 @@ export function columnChart(
   width: number,
   height: number,
 ): string[] {
-  const shown = width > 0 ? values.slice(-width) : [];
+  if (width <= 0) return Array(height).fill("");
+  const shown = values.slice(-width);
   const top = Math.max(...shown, 0);
   const heights = shown.map((value) =>
     value > 0 ? Math.max(1, Math.round(value / top * height * 8)) : 0
@@ -29,6 +30,7 @@ export function columnChart(
 
 /** Draws a part, 0..1, of a whole: how much is full, and how much is empty. */
 export function bar(part: number, width: number): [string, string] {
+  if (width <= 0) return ["", ""];
   const clipped = Math.min(1, Math.max(0, part));
   const full = clipped === 0 ? 0 : Math.max(1, Math.round(clipped * width));
   return ["━".repeat(full), "─".repeat(width - full)];
@@ -79,9 +81,8 @@ const graphemes = new Intl.Segmenter();
  */
 export function fit(text: string, width: number): string {
   if (width <= 0) return "";
-  // deno-lint-ignore no-control-regex -- these are what must not get through
   const safe = text.replace(
-    /[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]/g,
+    /[\p{Cc}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]/gu,
     " ",
   );
   const missing = width - stringWidth(safe);

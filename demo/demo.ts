@@ -1,0 +1,218 @@
+/**
+ * A bot under load, live in the terminal. It runs on a local server where
+ * simulated people write to it, or on Telegram if BOT_TOKEN is set.
+ */
+import { createMemoryInbox, run, type RunnerEvent } from "../mod.ts";
+import { dashboard } from "../dashboard.ts";
+import { count, duration } from "../_dashboard_text.ts";
+import type { Update } from "../deps.ts";
+import { createBot } from "./bot.ts";
+import { onKey } from "./keyboard.ts";
+import { startTelegram } from "./telegram.ts";
+import process from "node:process";
+import { parseArgs } from "node:util";
+
+const CONCURRENCY = 100;
+const TIME_LIMIT_MS = 4000;
+const STOP_MS = 10_000;
+const RATES = [0, 1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000];
+
+const HELP = `Usage: deno task demo [options]
+
+  --rate N      Messages per second to begin with, at least 0 (default: 100)
+  --seconds N   Stop after that many seconds
+  --help        Print this
+
+Set BOT_TOKEN to run on Telegram; then you are the one who writes messages.`;
+
+const options = readOptions();
+const isTerminal = process.stdout.isTTY;
+const token = process.env.BOT_TOKEN;
+const telegram = token ? undefined : await startTelegram(note);
+const bot = createBot(token ?? telegram!.token, telegram?.url);
+if (telegram) telegram.rate = options.rate;
+
+const observe = dashboard({ footer });
+const ends = { handled: 0, failed: 0, timedOut: 0 };
+let oneAtATime = false;
+let switching = false;
+let stopping = false;
+let handle = start();
+
+// Only who hides the cursor can make sure that it comes back.
+if (isTerminal) process.stdout.write("\x1b[?25l");
+const releaseKeyboard = onKey(onKeyPressed);
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, stop);
+telegram?.open();
+const timer = options.seconds && setTimeout(stop, options.seconds * 1000);
+
+/** Starts the bot: all chats at once, or one update after another. */
+function start() {
+  const handle = run(bot, {
+    runner: { maxRetryInterval: 1000 },
+    // With one place and nothing fetched ahead, updates are handled as
+    // `bot.start()` does it.
+    inbox: createMemoryInbox({ lookahead: oneAtATime ? 1 : 100 }),
+    sink: {
+      concurrency: oneAtATime ? 1 : CONCURRENCY,
+      timeout: { milliseconds: TIME_LIMIT_MS, handler: () => {} },
+    },
+    onEvent,
+  });
+  handle.task()?.catch(fail);
+  return handle;
+}
+
+function onEvent(event: RunnerEvent<Update>): void {
+  if (event.type === "ended") {
+    ends[event.outcome]++;
+    telegram?.ended(event.update.update_id);
+  }
+  // To the dashboard, switching is no end.
+  if (event.type === "stopped" && switching && !stopping) return;
+  observe(event);
+}
+
+/** What the dashboard has below it. */
+function footer(): string {
+  if (stopping) return "Finishing what is under way; [q] once more gives it up";
+  const mode = oneAtATime ? "One at a time" : "All at once";
+  const key = oneAtATime ? "[1] all at once" : "[1] one at a time";
+  if (!telegram) return `${mode}\n${key}  [q]uit`;
+  const answer = duration(telegram.answerTimes.at(0.5));
+  return [
+    `${mode} · load ${telegram.rate}/s · answers after ${answer} · ${
+      count(telegram.unconfirmed)
+    } wait on Telegram`,
+    `[+/-] load  [f]lood  [o]utage  ${key}  [q]uit`,
+  ].join("\n");
+}
+
+function onKeyPressed(key: string): void {
+  switch (key) {
+    case "+":
+    case "=":
+    case "\x1b[A":
+      return changeRate((rate) => RATES.find((r) => r > rate));
+    case "-":
+    case "\x1b[B":
+      return changeRate((rate) => RATES.findLast((r) => r < rate));
+    case "f":
+      return telegram?.flood();
+    case "o":
+      return telegram?.causeOutage();
+    case "1":
+      return void switchMode();
+    case "q":
+    case "\x03": // Ctrl-C
+      return void stop();
+  }
+}
+
+function changeRate(next: (rate: number) => number | undefined): void {
+  if (telegram) telegram.rate = next(telegram.rate) ?? telegram.rate;
+}
+
+async function switchMode(): Promise<void> {
+  if (switching) return;
+  switching = true;
+  await handle.stop();
+  switching = false;
+  if (stopping) return;
+  oneAtATime = !oneAtATime;
+  note(
+    oneAtATime
+      ? "One update after another now, as bot.start() does"
+      : "All chats at once again",
+  );
+  handle = start();
+}
+
+async function stop(): Promise<void> {
+  if (stopping) return void handle.stop({ timeout: 0 });
+  stopping = true;
+  clearTimeout(timer);
+  telegram?.close();
+  const start = Date.now();
+  const { unfinished, unstarted } = await handle.stop({ timeout: STOP_MS });
+  const givenUp = unfinished.length + unstarted.length;
+  const failures = report(Date.now() - start, givenUp);
+  await end(failures > 0 ? 1 : 0);
+}
+
+/** Prints what has become of all updates. Returns how many were lost. */
+function report(stopMs: number, givenUp: number): number {
+  const rows: [string, number, string?][] = [
+    ["handled", ends.handled],
+    ["failed", ends.failed],
+    ["timed out", ends.timedOut],
+    ["given up", givenUp],
+  ];
+  let wrong = 0;
+  if (telegram) {
+    wrong = telegram.twice + Math.max(0, telegram.missing - givenUp);
+    rows.unshift(["messages written", telegram.written]);
+    rows.push(
+      ["left on Telegram", telegram.unconfirmed, "for the next start"],
+      ["lost, or handled twice", wrong],
+    );
+  }
+  console.log(`\nStopped in ${duration(stopMs)}.\n`);
+  for (const [name, n, remark = ""] of rows) {
+    console.log(`  ${name.padEnd(22)} ${count(n).padStart(9)}  ${remark}`);
+  }
+  console.log();
+  return wrong;
+}
+
+/** The bot cannot go on, for example because of a wrong token. */
+async function fail(error: unknown): Promise<void> {
+  console.error(error);
+  await end(1);
+}
+
+async function end(code: number): Promise<void> {
+  releaseKeyboard();
+  if (isTerminal) process.stdout.write("\x1b[?25h");
+  await telegram?.[Symbol.asyncDispose]();
+  process.exit(code);
+}
+
+/** Tells what happens in the simulation. */
+function note(message: string): void {
+  if (isTerminal) observe({ type: "inbox", level: "info", message });
+  else console.log(message);
+}
+
+function readOptions(): { rate: number; seconds: number | undefined } {
+  try {
+    const { values } = parseArgs({
+      options: {
+        rate: { type: "string", default: "100" },
+        seconds: { type: "string" },
+        help: { type: "boolean" },
+      },
+    });
+    if (values.help) {
+      console.log(HELP);
+      process.exit();
+    }
+    const read = (
+      name: "rate" | "seconds",
+      isValid: (n: number) => boolean,
+    ) => {
+      const text = values[name];
+      if (text === undefined) return undefined;
+      const n = Number(text);
+      if (text.trim() !== "" && isValid(n)) return n;
+      throw new RangeError(`--${name} is out of bounds: received ${text}`);
+    };
+    return {
+      rate: read("rate", (n) => n >= 0 && n <= 10_000)!,
+      seconds: read("seconds", (n) => n > 0 && n <= 2 ** 31 / 1000 - 1),
+    };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${HELP}`);
+    return process.exit(2);
+  }
+}
