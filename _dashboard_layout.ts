@@ -34,11 +34,11 @@ export interface Size {
 
 /** Width of the names on the left, and of the values on the right. */
 const NAME = 11;
-const VALUE = 15;
+const VALUE = 17;
 
 const STATES: Record<RunnerState, [style: Style, word: string]> = {
   idle: ["label", "starting"],
-  polling: ["good", "running"],
+  polling: ["good", "online"],
   retrying: ["bad", "reconnecting"],
   draining: ["warning", "stopping"],
   stopped: ["label", "stopped"],
@@ -56,26 +56,28 @@ export function layOut(
   const width = size.columns - 2;
   const limits = bars(meter, width, paint);
   const numbers = table(meter, width, paint);
-  // What is fixed, and with two rows of the chart.
-  const fixed = 1 + limits.length + numbers.length + footer.length + 2;
-  const roomy = size.rows >= fixed + 12;
-  const gap = roomy ? [""] : [];
-  let free = Math.max(0, size.rows - fixed - (roomy ? 8 : 0));
-  const chartRows = 2 + Math.min(6, Math.floor(free / 4));
-  free -= chartRows - 2;
-  const messageRows = Math.ceil(free / 2);
+  // The chart has two rows at least.
+  const fixed = 1 + 2 + limits.length + numbers.length + footer.length;
+  const isRoomy = size.rows >= fixed + 11;
+  const isTall = size.rows >= fixed + 18;
+  const gap = isRoomy ? [""] : [];
+  const titles = Number(isRoomy) + Number(isTall);
+  const free = Math.max(0, size.rows - fixed - 6 * gap.length - titles);
+  const extraChartRows = isTall ? Math.min(6, Math.floor(free / 4)) : 0;
+  const messageRows = Math.floor((free - extraChartRows) / 2);
+  const chatRows = free - extraChartRows - messageRows;
   const lines = [
     header(meter, width, now, paint),
     ...gap,
-    ...chart(meter, width, chartRows, paint),
+    ...chart(meter, width, 2 + extraChartRows, paint),
     ...gap,
     ...limits,
     ...gap,
     ...numbers,
     ...gap,
-    ...chats(meter, width, free - messageRows, roomy, paint),
+    ...chats(meter, width, chatRows, isRoomy, paint),
     ...gap,
-    ...messages(meter, width, messageRows, roomy, paint),
+    ...messages(meter, width, messageRows, isTall, paint),
     ...gap,
   ].slice(0, Math.max(0, size.rows - footer.length));
   while (lines.length < size.rows - footer.length) lines.push("");
@@ -139,39 +141,32 @@ function bars(meter: Meter, width: number, paint: Paint): string[] {
 
 function table(meter: Meter, width: number, paint: Paint): string[] {
   const { handled, failed, timedOut } = meter.totals;
-  const stats = meter.stats?.();
-  const cell = (name: string, value: string, style: Style = "number") =>
-    [name, value, style] as const;
-  const columns = [
-    [
-      cell("handled", count(handled)),
-      cell("failed", count(failed), failed > 0 ? "bad" : "number"),
-      cell("timed out", count(timedOut), timedOut > 0 ? "bad" : "number"),
-    ],
-    [
-      cell("polls", count(meter.polls)),
-      cell("reconnects", count(meter.reconnects)),
-      cell("oldest", duration(stats?.oldestRunningMs)),
-    ],
-  ];
-  const gap = Math.max(1, Math.min(6, Math.floor((width - 57) / 2)));
-  const percentiles = [
-    [paint("label", `${fit("", 8)}${fitRight("p50", 7)}${fitRight("p99", 8)}`)],
-    ...([["waiting", meter.waiting], ["handling", meter.handling]] as const)
-      .map(([name, times]) => [
-        fit(name, 8),
-        paint("number", fitRight(duration(times.at(0.5)), 7)),
-        paint("number", fitRight(duration(times.at(0.99)), 8)),
-      ]),
-  ];
-  return percentiles.map((cells, i) =>
-    cells.join("") +
-    columns.map((column, j) => {
-      const [name, value, style] = column[i];
-      return " ".repeat(gap) + fit(name, j === 0 ? 9 : 10) +
-        paint(style, fitRight(value, 8 - j));
-    }).join("")
+  const bad = (n: number) => n > 0 ? "bad" : "number";
+  const times =
+    ([["waiting", meter.waiting], ["handling", meter.handling]] as const)
+      .map(([name, times]) =>
+        fit(name, 9) +
+        paint("number", fitRight(duration(times.at(0.5)), 7)) +
+        paint("number", fitRight(duration(times.at(0.99)), 7))
+      );
+  const ends = ([
+    ["handled", handled, "number"],
+    ["failed", failed, bad(failed)],
+    ["timed out", timedOut, bad(timedOut)],
+  ] as const).map(([name, n, style]) =>
+    fit(name, 9) + paint(style, fitRight(count(n), 7))
   );
+  const polling = [
+    ["polls", count(meter.polls)],
+    ["reconnects", count(meter.reconnects)],
+    ["oldest", duration(meter.stats?.().oldestRunningMs)],
+  ].map(([name, value]) => fit(name, 10) + paint("number", fitRight(value, 7)));
+  // Without the gaps, the columns take up 56 characters.
+  const gap = " ".repeat(
+    Math.max(1, Math.min(12, Math.floor((width - 56) / 2))),
+  );
+  return [paint("label", "past 10 s    p50    p99"), ...times]
+    .map((cells, i) => cells + gap + ends[i] + gap + polling[i]);
 }
 
 function chats(

@@ -36,11 +36,15 @@ export function bar(part: number, width: number): [string, string] {
   return ["━".repeat(full), "─".repeat(width - full)];
 }
 
-/** A number as people write it; a short form if it has more than six digits. */
+/** A number as people write it, in six characters at most. */
 export function count(n: number): string {
   if (n === Infinity) return "∞";
-  if (n >= 999_950_000) return `${(n / 1e9).toFixed(1)}G`;
-  if (n >= 999_950) return `${(n / 1e6).toFixed(1)}M`;
+  for (const [unit, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]] as const) {
+    // From 100,000 on, with a decimal place; 0.99995 of the unit is shown as 1.
+    if (n >= Math.max(unit * 0.99995, 99_999.5)) {
+      return `${(n / unit).toFixed(1)}${letter}`;
+    }
+  }
   return Math.round(n).toLocaleString("en");
 }
 
@@ -54,7 +58,7 @@ export function duration(ms: number | undefined): string {
   if (ms === undefined) return "–";
   if (ms < 999.5) return `${Math.round(ms)} ms`;
   if (ms < 59_950) return `${(ms / 1000).toFixed(1)} s`;
-  if (ms < 3_570_000) return `${Math.round(ms / 60_000)} min`;
+  if (ms < 3_570_000) return `${Math.max(1, Math.round(ms / 60_000))} min`;
   return `${(ms / 3_600_000).toFixed(1)} h`;
 }
 

@@ -8,6 +8,19 @@ const HELP = `Write anything, or try these:
 /crash fails
 /hang never ends, until the time limit does it`;
 
+/** Aborts when nobody has the time for simulated work. */
+let patience = new AbortController();
+
+/** Ends all the work that is being simulated. */
+export function hurry(): void {
+  patience.abort();
+}
+
+/** Lets the work that is simulated from now on take its time again. */
+export function takeTime(): void {
+  patience = new AbortController();
+}
+
 /** Creates the bot. Each chat is handled in order, all chats at the same time. */
 export function createBot(token: string, apiRoot?: string): Bot {
   const bot = new Bot(token, { client: { apiRoot } });
@@ -22,7 +35,7 @@ export function createBot(token: string, apiRoot?: string): Bot {
     throw new Error("the database is not in the mood");
   });
   bot.command("hang", async (ctx) => {
-    await setTimeout(2 ** 31 - 1, undefined, { signal: abortSignal(ctx) });
+    await work(2 ** 31 - 1, 2 ** 31 - 1, abortSignal(ctx));
   });
   bot.on("message:text", async (ctx) => {
     await work(20, 150);
@@ -33,7 +46,14 @@ export function createBot(token: string, apiRoot?: string): Bot {
   return bot;
 }
 
-/** What a database query or a download would take. */
-function work(leastMs: number, mostMs: number): Promise<void> {
-  return setTimeout(leastMs + Math.random() * (mostMs - leastMs));
+/** Takes the time that a database query or a download would take. */
+async function work(
+  leastMs: number,
+  mostMs: number,
+  signal?: AbortSignal,
+): Promise<void> {
+  const ms = leastMs + Math.random() * (mostMs - leastMs);
+  const signals = signal ? [signal, patience.signal] : [patience.signal];
+  await setTimeout(ms, undefined, { signal: AbortSignal.any(signals) })
+    .catch(() => {});
 }

@@ -6,7 +6,7 @@ import { createMemoryInbox, run, type RunnerEvent } from "../mod.ts";
 import { dashboard } from "../dashboard.ts";
 import { count, duration } from "../_dashboard_text.ts";
 import type { Update } from "../deps.ts";
-import { createBot } from "./bot.ts";
+import { createBot, hurry, takeTime } from "./bot.ts";
 import { onKey } from "./keyboard.ts";
 import { startTelegram } from "./telegram.ts";
 import process from "node:process";
@@ -50,10 +50,10 @@ const timer = options.seconds && setTimeout(stop, options.seconds * 1000);
 function start() {
   const handle = run(bot, {
     runner: { maxRetryInterval: 1000 },
-    // With one place and nothing fetched ahead, updates are handled as
-    // `bot.start()` does it.
-    inbox: createMemoryInbox({ lookahead: oneAtATime ? 1 : 100 }),
+    // All that was fetched has to be handled before a switch; less is quicker.
+    inbox: createMemoryInbox({ lookahead: oneAtATime ? 20 : 100 }),
     sink: {
+      // With a concurrency of 1, this is what `bot.start()` does.
       concurrency: oneAtATime ? 1 : CONCURRENCY,
       timeout: { milliseconds: TIME_LIMIT_MS, handler: () => {} },
     },
@@ -116,7 +116,9 @@ function changeRate(next: (rate: number) => number | undefined): void {
 async function switchMode(): Promise<void> {
   if (switching) return;
   switching = true;
+  hurry();
   await handle.stop();
+  takeTime();
   switching = false;
   if (stopping) return;
   oneAtATime = !oneAtATime;

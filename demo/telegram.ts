@@ -132,7 +132,7 @@ export class Telegram implements AsyncDisposable {
 
   /** One chat writes as many messages at once as others do in an hour. */
   flood(): void {
-    const messages = 200;
+    const messages = 100;
     const chat = this.#randomGroup();
     this.#floods.push({ chat, left: messages, perRound: messages });
     this.#note(`“${chat.name}” floods the bot: ${messages} messages at once`);
