@@ -205,7 +205,7 @@ function messages(
     const times = count > 1 ? ` ×${count}` : "";
     const line = fit(text, width - 10 - times.length).trimEnd();
     return paint("label", timeOfDay(at)) + "  " +
-      paint(level === "error" ? "bad" : "good", line) + paint("label", times);
+      (level === "error" ? paint("bad", line) : line) + paint("label", times);
   });
   const title = paint("label", "last errors and messages");
   return pad(titled ? [title, ...lines] : lines, rows + (titled ? 1 : 0));

@@ -30,7 +30,8 @@ const COLORS: Record<Style, number> = {
   key: 36,
 };
 
-const METHODS = ["debug", "error", "info", "log", "warn"] as const;
+const OUTPUTS = ["debug", "info", "log"] as const;
+const ERRORS = ["error", "warn"] as const;
 
 /** How many lines are printed again at the end, the newest ones. */
 const KEPT = 100;
@@ -64,7 +65,9 @@ function isColorWanted(): boolean {
 function captureConsole(
   onLine: (text: string, isError: boolean) => void,
 ): () => void {
-  const originals = METHODS.map((method) => [method, console[method]] as const);
+  // Errors that go to a file do no harm to the picture.
+  const methods = process.stderr.isTTY ? [...OUTPUTS, ...ERRORS] : OUTPUTS;
+  const originals = methods.map((method) => [method, console[method]] as const);
   const printed: (() => void)[] = [];
   for (const [method, original] of originals) {
     console[method] = (...data: unknown[]) => {

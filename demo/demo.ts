@@ -159,7 +159,10 @@ function report(stopMs: number, givenUp: number): number {
       ["lost, or handled twice", wrong],
     );
   }
-  console.log(`\nStopped in ${duration(stopMs)}.\n`);
+  const rest = givenUp > 0
+    ? "not all that was under way had ended"
+    : "all that was under way has ended";
+  console.log(`\nStopped after ${duration(stopMs)}: ${rest}.\n`);
   for (const [name, n, remark = ""] of rows) {
     console.log(`  ${name.padEnd(22)} ${count(n).padStart(9)}  ${remark}`);
   }

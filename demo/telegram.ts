@@ -23,7 +23,7 @@ const TEXTS = ["Hello!", "How are you?", "Thank you!", "See you", "Nice", "👍"
 const ROUND_MS = 50;
 const LATENCY_MS = 30;
 const FIRST_OUTAGE_MS = 15_000;
-const OUTAGE_EVERY_MS = 45_000;
+const OUTAGE_EVERY_MS = 60_000;
 const OUTAGE_MS = 4000;
 
 interface Chat {
