@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { layOut, plainLine, type Size } from "./_dashboard_layout.ts";
 import { Meter } from "./_dashboard_meter.ts";
 import type { Terminal } from "./_dashboard_terminal.ts";
@@ -46,20 +47,28 @@ export class Dashboard {
   }
 
   #close(): void {
-    clearInterval(this.#timer);
-    this.#timer = undefined;
     this.#show();
-    this.#release?.();
-    this.#release = this.#drawn = undefined;
+    this.#leave();
   }
 
-  /** Never throws, as nobody could catch it. */
+  #leave(): void {
+    clearInterval(this.#timer);
+    this.#release?.();
+    this.#timer = this.#release = this.#drawn = undefined;
+  }
+
+  /** Nobody could catch what this throws: the footer, or stats, can do so. */
   #show(): void {
-    const now = Date.now();
-    this.#meter.advance(now);
-    const size = this.#terminal.size();
-    if (size === undefined) this.#terminal.print(plainLine(this.#meter, now));
-    else this.#draw(size, now);
+    try {
+      const now = Date.now();
+      this.#meter.advance(now);
+      const size = this.#terminal.size();
+      if (size === undefined) this.#terminal.print(plainLine(this.#meter, now));
+      else this.#draw(size, now);
+    } catch (error) {
+      this.#leave();
+      this.#terminal.print(`The dashboard ends: ${inspect(error)}`);
+    }
   }
 
   /**
@@ -82,7 +91,7 @@ export class Dashboard {
       this.#meter,
       { ...size, rows },
       now,
-      this.#footerLines(),
+      this.#footer?.().split("\n") ?? [],
       this.#terminal.paint,
     );
     text += lines.map((line, i) => `\x1b[${i + 1};1H${line}\x1b[K`).join("");
@@ -90,14 +99,5 @@ export class Dashboard {
     this.#terminal.print(
       `\x1b[?2026h\x1b[?7l${text}\x1b[?7h\x1b[${rows};1H\x1b[?2026l`,
     );
-  }
-
-  #footerLines(): string[] {
-    if (this.#footer === undefined) return [];
-    try {
-      return `${this.#footer()}`.split("\n");
-    } catch (error) {
-      return [`The footer failed: ${error}`];
-    }
   }
 }

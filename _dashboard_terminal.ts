@@ -1,5 +1,5 @@
 import process from "node:process";
-import { inspect } from "node:util";
+import { format } from "node:util";
 import type { Paint, Size, Style } from "./_dashboard_layout.ts";
 import { LOG_PREFIX } from "./events.ts";
 
@@ -33,8 +33,8 @@ const COLORS: Record<Style, number> = {
 const OUTPUTS = ["debug", "info", "log"] as const;
 const ERRORS = ["error", "warn"] as const;
 
-/** How many lines are printed again at the end, the newest ones. */
-const KEPT = 100;
+/** How much of what was captured is printed at the end: the newest ones. */
+const KEPT = 20;
 
 /** The terminal of this process. */
 export function processTerminal(): Terminal {
@@ -73,10 +73,7 @@ function captureConsole(
     console[method] = (...data: unknown[]) => {
       // The dashboard has got these as events.
       if (data[0] === LOG_PREFIX) return;
-      const text = data
-        .map((part) => typeof part === "string" ? part : inspect(part))
-        .join(" ");
-      onLine(text, method === "error" || method === "warn");
+      onLine(format(...data), method === "error" || method === "warn");
       printed.push(() => original.apply(console, data));
       if (printed.length > KEPT) printed.shift();
     };

@@ -39,7 +39,7 @@ export interface DashboardOptions {
  * most updates, and how long their last update waited; and the last errors.
  *
  * It takes up the whole terminal, and follows its size. What the program prints
- * with `console` meanwhile is shown as a message, and the last 100 of these are
+ * with `console` meanwhile is shown as a message, and the last 20 of these are
  * printed at the end. The errors that the runner prints by default are only
  * shown. Colors are left out if `NO_COLOR` is set.
  *
