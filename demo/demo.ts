@@ -29,7 +29,9 @@ const options = readOptions();
 const isTerminal = process.stdout.isTTY;
 const token = process.env.BOT_TOKEN;
 const telegram = token ? undefined : await startTelegram(note);
-const bot = createBot(token ?? telegram!.token, telegram?.url);
+const bot = telegram
+  ? createBot(telegram.token, telegram.url)
+  : createBot(token!, process.env.BOT_API_ROOT);
 if (telegram) telegram.rate = options.rate;
 
 const observe = dashboard({ footer });
