@@ -174,7 +174,7 @@ function report(stopMs: number, givenUp: number): number {
 
 /** The bot cannot go on, for example because of a wrong token. */
 async function fail(error: unknown): Promise<void> {
-  console.error(error);
+  console.error(`The bot cannot go on: ${(error as Error).message}`);
   await end(1);
 }
 
