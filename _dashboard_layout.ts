@@ -163,7 +163,7 @@ function table(meter: Meter, width: number, paint: Paint): string[] {
   ].map(([name, value]) => fit(name, 10) + paint("number", fitRight(value, 7)));
   // Without the gaps, the columns take up 56 characters.
   const gap = " ".repeat(
-    Math.max(1, Math.min(12, Math.floor((width - 56) / 2))),
+    Math.max(1, Math.min(16, Math.floor((width - 56) / 2))),
   );
   return [paint("label", "past 10 s    p50    p99"), ...times]
     .map((cells, i) => cells + gap + ends[i] + gap + polling[i]);

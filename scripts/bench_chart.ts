@@ -53,7 +53,7 @@ export function chart({ date, machine, rates, slots }: Results): string {
     detail: `instead of ${percent(old)}`,
   }));
   const top = Math.max(...speed.map(({ current }) => current), 1);
-  const second = 80 + speed.length * ROW + 50;
+  const second = 80 + speed.length * ROW + 20;
   const end = second + use.length * ROW + 20;
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${
     end + 36
