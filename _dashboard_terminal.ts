@@ -78,8 +78,12 @@ function captureConsole(
       if (printed.length > KEPT) printed.shift();
     };
   }
-  return () => {
+  const release = () => {
+    process.off("exit", release);
     for (const [method, original] of originals) console[method] = original;
     for (const print of printed) print();
   };
+  // What is printed last is what tells why a process exits.
+  process.on("exit", release);
+  return release;
 }

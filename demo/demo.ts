@@ -41,9 +41,18 @@ let switching = false;
 let stopping = false;
 let handle = start();
 
-// Only who hides the cursor can make sure that it comes back.
-if (isTerminal) process.stdout.write("\x1b[?25l");
 const releaseKeyboard = onKey(onKeyPressed);
+if (isTerminal) process.stdout.write("\x1b[?25l"); // hides the cursor
+process.on("exit", () => {
+  releaseKeyboard();
+  if (isTerminal) process.stdout.write("\x1b[?25h");
+});
+for (const event of ["uncaughtException", "unhandledRejection"]) {
+  process.on(event, (error) => {
+    console.error(error);
+    process.exit(1); // Deno emits no "exit" otherwise
+  });
+}
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, stop);
 telegram?.open();
 const timer = options.seconds && setTimeout(stop, options.seconds * 1000);
@@ -179,8 +188,6 @@ async function fail(error: unknown): Promise<void> {
 }
 
 async function end(code: number): Promise<void> {
-  releaseKeyboard();
-  if (isTerminal) process.stdout.write("\x1b[?25h");
   await telegram?.[Symbol.asyncDispose]();
   process.exit(code);
 }

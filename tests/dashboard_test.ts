@@ -15,7 +15,7 @@ import { layOut, type Paint, type Size } from "../_dashboard_layout.ts";
 import { Messages } from "../_dashboard_messages.ts";
 import { Meter } from "../_dashboard_meter.ts";
 import { Percentiles } from "../_dashboard_percentiles.ts";
-import type { Terminal } from "../_dashboard_terminal.ts";
+import { processTerminal, type Terminal } from "../_dashboard_terminal.ts";
 import {
   bar,
   clock,
@@ -27,7 +27,7 @@ import {
   rate,
 } from "../_dashboard_text.ts";
 import { dashboard } from "../dashboard.ts";
-import type { RunnerEvent, RunnerStats } from "../events.ts";
+import { LOG_PREFIX, type RunnerEvent, type RunnerStats } from "../events.ts";
 import { pushTexts, runBot, startServer, until } from "./_bot.ts";
 
 const NO_PAINT: Paint = (_, text) => text;
@@ -605,6 +605,43 @@ Deno.test("dashboard that fails ends itself and says so", () => {
   assertEquals(terminal.captured, undefined);
   time.tick(10_000);
   assertEquals(terminal.printed.length, 2);
+});
+
+Deno.test("what is captured is printed when that ends, the newest of it", () => {
+  const { log } = console;
+  const printed: unknown[][] = [];
+  console.log = (...data) => void printed.push(data);
+  try {
+    const lines: string[] = [];
+    const release = processTerminal().capture((text) => lines.push(text));
+    for (let i = 0; i < 30; i++) console.log("line %d of", i, { many: true });
+    console.log(LOG_PREFIX, "what the dashboard has got as an event");
+    assertEquals(lines.length, 30);
+    assertEquals(lines[0], "line 0 of { many: true }");
+    assertEquals(printed, []);
+    release();
+    assertEquals(printed.length, 20);
+    assertEquals(printed[19], ["line %d of", 29, { many: true }]);
+    console.log("as ever");
+    assertEquals(printed[20], ["as ever"]);
+    assertEquals(lines.length, 30);
+  } finally {
+    console.log = log;
+  }
+});
+
+Deno.test("what is captured is printed when the process exits", async () => {
+  const url = new URL("../_dashboard_terminal.ts", import.meta.url).href;
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "eval",
+      `import { processTerminal } from "${url}";
+      processTerminal().capture(() => {});
+      console.log("the reason");
+      Deno.exit();`,
+    ],
+  }).output();
+  assertEquals(new TextDecoder().decode(stdout), "the reason\n");
 });
 
 Deno.test("dashboard observes a run", async () => {
