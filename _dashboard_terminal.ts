@@ -79,11 +79,22 @@ function captureConsole(
     };
   }
   const release = () => {
-    process.off("exit", release);
+    forget();
     for (const [method, original] of originals) console[method] = original;
     for (const print of printed) print();
   };
   // What is printed last is what tells why a process exits.
-  process.on("exit", release);
+  const forget = onExit(release);
   return release;
+}
+
+/** Calls the function when the process exits. Returns what undoes this. */
+function onExit(callback: () => void): () => void {
+  if (!("Deno" in globalThis)) {
+    process.on("exit", callback);
+    return () => process.off("exit", callback);
+  }
+  // `Deno.exit` emits only this event.
+  globalThis.addEventListener("unload", callback);
+  return () => globalThis.removeEventListener("unload", callback);
 }
