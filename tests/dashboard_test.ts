@@ -630,18 +630,31 @@ Deno.test("what is captured is printed when that ends, the newest of it", () => 
   }
 });
 
-Deno.test("what is captured is printed when the process exits", async () => {
-  const url = new URL("../_dashboard_terminal.ts", import.meta.url).href;
-  const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      "eval",
-      `import { processTerminal } from "${url}";
-      processTerminal().capture(() => {});
-      console.log("the reason");
-      Deno.exit();`,
-    ],
+/** Runs a program in a process of its own; returns what it prints. */
+async function runProgram(module: string, program: string): Promise<string> {
+  const url = new URL(module, import.meta.url).href;
+  const code = `import * as it from "${url}"; ${program}`;
+  const { stdout, success } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", code],
   }).output();
-  assertEquals(new TextDecoder().decode(stdout), "the reason\n");
+  assert(success);
+  return new TextDecoder().decode(stdout);
+}
+
+Deno.test("what is captured is printed when the process exits", async () => {
+  const program = `it.processTerminal().capture(() => {});
+    console.log("the reason");
+    Deno.exit();`;
+  assertEquals(
+    await runProgram("../_dashboard_terminal.ts", program),
+    "the reason\n",
+  );
+});
+
+Deno.test("dashboard does not keep the process alive", async () => {
+  const program = `it.dashboard()({ type: "started", stats: () => ({}) });
+    console.log("done");`;
+  assertEquals(await runProgram("../dashboard.ts", program), "done\n");
 });
 
 Deno.test("dashboard observes a run", async () => {
