@@ -38,7 +38,7 @@ const VALUE = 17;
 
 const STATES: Record<RunnerState, [style: Style, word: string]> = {
   idle: ["label", "starting"],
-  polling: ["good", "online"],
+  polling: ["good", "polling"],
   retrying: ["bad", "reconnecting"],
   draining: ["warning", "stopping"],
   stopped: ["label", "stopped"],

@@ -8,22 +8,14 @@ import { count, duration } from "../_dashboard_text.ts";
 import type { Update } from "../deps.ts";
 import { createBot, hurry, takeTime } from "./bot.ts";
 import { onKey } from "./keyboard.ts";
+import { readOptions } from "./options.ts";
 import { startTelegram } from "./telegram.ts";
 import process from "node:process";
-import { parseArgs } from "node:util";
 
 const CONCURRENCY = 100;
 const TIME_LIMIT_MS = 4000;
 const STOP_MS = 10_000;
 const RATES = [0, 1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000];
-
-const HELP = `Usage: deno task demo [options]
-
-  --rate N      Messages per second to begin with, at least 0 (default: 100)
-  --seconds N   Stop after that many seconds
-  --help        Print this
-
-Set BOT_TOKEN to run on Telegram; then you are the one who writes messages.`;
 
 const options = readOptions();
 const isTerminal = process.stdout.isTTY;
@@ -36,6 +28,8 @@ if (telegram) telegram.rate = options.rate;
 
 const observe = dashboard({ footer });
 const ends = { handled: 0, failed: 0, timedOut: 0 };
+/** How often a stop could not tell Telegram what had been handled. */
+let unconfirmedStops = 0;
 let oneAtATime = false;
 let switching = false;
 let stopping = false;
@@ -79,6 +73,7 @@ function onEvent(event: RunnerEvent<Update>): void {
     ends[event.outcome]++;
     telegram?.ended(event.update.update_id);
   }
+  if (event.type === "confirm-failed") unconfirmedStops++;
   // To the dashboard, switching is no end.
   if (event.type === "stopped" && switching && !stopping) return;
   observe(event);
@@ -89,7 +84,10 @@ function footer(): string {
   if (stopping) return "Finishing what is under way; [q] once more gives it up";
   const mode = oneAtATime ? "One at a time" : "All at once";
   const key = oneAtATime ? "[1] all at once" : "[1] one at a time";
-  if (!telegram) return `${mode}\n${key}  [q]uit`;
+  if (!telegram) {
+    const name = bot.isInited() ? `@${bot.botInfo.username}` : "the bot";
+    return `${mode} · write to ${name} on Telegram\n${key}  [q]uit`;
+  }
   const answer = duration(telegram.answerTimes.at(0.5));
   return [
     `${mode} · load ${telegram.rate}/s · answers after ${answer} · ${
@@ -125,7 +123,7 @@ function changeRate(next: (rate: number) => number | undefined): void {
 }
 
 async function switchMode(): Promise<void> {
-  if (switching) return;
+  if (switching || stopping) return;
   switching = true;
   hurry();
   await handle.stop();
@@ -149,11 +147,11 @@ async function stop(): Promise<void> {
   const start = Date.now();
   const { unfinished, unstarted } = await handle.stop({ timeout: STOP_MS });
   const givenUp = unfinished.length + unstarted.length;
-  const failures = report(Date.now() - start, givenUp);
-  await end(failures > 0 ? 1 : 0);
+  const wrong = report(Date.now() - start, givenUp);
+  await end(wrong > 0 ? 1 : 0);
 }
 
-/** Prints what has become of all updates. Returns how many were lost. */
+/** Prints what has become of all updates. Returns how many are not as they should be. */
 function report(stopMs: number, givenUp: number): number {
   const rows: [string, number, string?][] = [
     ["handled", ends.handled],
@@ -163,19 +161,27 @@ function report(stopMs: number, givenUp: number): number {
   ];
   let wrong = 0;
   if (telegram) {
-    wrong = telegram.twice + Math.max(0, telegram.missing - givenUp);
-    rows.unshift(["messages written", telegram.written]);
-    rows.push(
-      ["left on Telegram", telegram.unconfirmed, "for the next start"],
-      ["lost, or handled twice", wrong],
-    );
+    const { written, unconfirmed, twice } = telegram;
+    const lost = Math.max(0, telegram.missing - givenUp);
+    wrong = lost + (unconfirmedStops > 0 ? 0 : twice);
+    rows.unshift(["messages written", written]);
+    rows.push(["left on Telegram", unconfirmed, "for the next start"]);
+    rows.push(["lost", lost]);
+    rows.push([
+      "handled twice",
+      twice,
+      twice > 0
+        ? "as Telegram was down when a switch told it what had ended"
+        : "",
+    ]);
   }
   const rest = givenUp > 0
     ? "not all that was under way had ended"
     : "all that was under way has ended";
   console.log(`\nStopped after ${duration(stopMs)}: ${rest}.\n`);
   for (const [name, n, remark = ""] of rows) {
-    console.log(`  ${name.padEnd(22)} ${count(n).padStart(9)}  ${remark}`);
+    const line = `  ${name.padEnd(16)} ${count(n).padStart(9)}  ${remark}`;
+    console.log(line.trimEnd());
   }
   console.log();
   return wrong;
@@ -196,37 +202,4 @@ async function end(code: number): Promise<void> {
 function note(message: string): void {
   if (isTerminal) observe({ type: "inbox", level: "info", message });
   else console.log(message);
-}
-
-function readOptions(): { rate: number; seconds: number | undefined } {
-  try {
-    const { values } = parseArgs({
-      options: {
-        rate: { type: "string", default: "100" },
-        seconds: { type: "string" },
-        help: { type: "boolean" },
-      },
-    });
-    if (values.help) {
-      console.log(HELP);
-      process.exit();
-    }
-    const read = (
-      name: "rate" | "seconds",
-      isValid: (n: number) => boolean,
-    ) => {
-      const text = values[name];
-      if (text === undefined) return undefined;
-      const n = Number(text);
-      if (text.trim() !== "" && isValid(n)) return n;
-      throw new RangeError(`--${name} is out of bounds: received ${text}`);
-    };
-    return {
-      rate: read("rate", (n) => n >= 0 && n <= 10_000)!,
-      seconds: read("seconds", (n) => n > 0 && n <= 2 ** 31 / 1000 - 1),
-    };
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`);
-    return process.exit(2);
-  }
 }

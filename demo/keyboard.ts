@@ -5,10 +5,13 @@ export function onKey(callback: (key: string) => void): () => void {
   const { stdin } = process;
   if (!stdin.isTTY) return () => {};
   const listener = (data: Uint8Array) => {
-    const text = new TextDecoder().decode(data);
-    // Special keys are sequences of characters; of others, several can come.
-    if (text.startsWith("\x1b")) callback(text);
-    else [...text].forEach(callback);
+    // Several keys can come at once; special ones are sequences of characters.
+    const [plain, ...escaped] = new TextDecoder().decode(data).split("\x1b");
+    [...plain].forEach(callback);
+    for (const sequence of escaped) {
+      callback(`\x1b${sequence.slice(0, 2)}`);
+      [...sequence.slice(2)].forEach(callback);
+    }
   };
   stdin.setRawMode(true);
   stdin.on("data", listener);

@@ -446,7 +446,7 @@ Deno.test("layout shows all numbers from 60x14 on", () => {
       .join("\n");
     for (
       const part of [
-        /● online .* 0:01:05/,
+        /● polling .* 0:01:05/,
         /updates\/s .*/,
         /^ 31 .*█/m,
         /running .* 12 of 500/,
@@ -583,7 +583,7 @@ Deno.test("dashboard prints lines where there is no terminal", () => {
   assertEquals(terminal.printed.length, 1);
   assertMatch(
     terminal.printed[0],
-    /^\d\d:\d\d:\d\d online \| 0\.0 updates\/s \| running 5 \| .* failed 1 \| timed out 0$/,
+    /^\d\d:\d\d:\d\d polling \| 0\.0 updates\/s \| running 5 \| .* failed 1 \| timed out 0$/,
   );
   time.tick(5000);
   board.record(STOPPED);
