@@ -191,7 +191,7 @@ function chats(
     paint("number", fitRight(rate(perSecond), 8)) + "  " +
     paint("chart", bar(perSecond / most, barWidth)[0])
   );
-  return pad(titled ? [title, ...lines] : lines, rows + (titled ? 1 : 0));
+  return section(title, lines, rows, titled);
 }
 
 function messages(
@@ -208,11 +208,18 @@ function messages(
       (level === "error" ? paint("bad", line) : line) + paint("label", times);
   });
   const title = paint("label", "last errors and messages");
-  return pad(titled ? [title, ...lines] : lines, rows + (titled ? 1 : 0));
+  return section(title, lines, rows, titled);
 }
 
-function pad(lines: string[], rows: number): string[] {
-  return [...lines, ...Array(Math.max(0, rows - lines.length)).fill("")];
+/** Fills up with empty lines, so that what is below stays where it is. */
+function section(
+  title: string,
+  lines: string[],
+  rows: number,
+  titled: boolean,
+): string[] {
+  const filled = [...lines, ...Array(rows - lines.length).fill("")];
+  return titled ? [title, ...filled] : filled;
 }
 
 /** The same numbers in one line, for logs. */

@@ -151,7 +151,7 @@ async function stop(): Promise<void> {
   await end(wrong > 0 ? 1 : 0);
 }
 
-/** Prints what has become of all updates. Returns how many are not as they should be. */
+/** Prints what has become of all updates. Returns how many went wrong. */
 function report(stopMs: number, givenUp: number): number {
   const rows: [string, number, string?][] = [
     ["handled", ends.handled],
@@ -198,7 +198,10 @@ async function end(code: number): Promise<void> {
   process.exit(code);
 }
 
-/** Tells what happens in the simulation. */
+/**
+ * Tells what happens in the simulation. The dashboard would print again at the
+ * end what is printed now; what it is told as an event, it only shows.
+ */
 function note(message: string): void {
   if (isTerminal) observe({ type: "inbox", level: "info", message });
   else console.log(message);
