@@ -23,6 +23,7 @@ import { sequence } from "./sequentialize.ts";
 import { ServerThread } from "./server.ts";
 import { full, passing } from "./sink.ts";
 import { type Version, versions } from "./versions.ts";
+import { loadavg } from "node:os";
 import { parseArgs } from "node:util";
 
 const ROUNDS = 9;
@@ -45,10 +46,11 @@ const { values: { json }, positionals: [filter = ""] } = parseArgs({
 const results: Results = {
   date: new Date().toISOString().slice(0, 10),
   machine: machine(),
+  load: Number(loadavg()[0].toFixed(1)),
   rates: [],
   slots: [],
 };
-console.log(`${results.date}, ${results.machine}\n`);
+console.log(`${results.date}, ${results.machine}, load ${results.load}\n`);
 using thread = new ServerThread();
 
 function compare(

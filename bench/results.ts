@@ -5,6 +5,8 @@ export interface Results {
   /** The day of the run, as in "2026-01-31". */
   date: string;
   machine: string;
+  /** The load average of a minute at the start: what else the machine did. */
+  load: number;
   /** Updates per second. */
   rates: { name: string; old: number; current: number; target: number }[];
   /** Parts of what is possible, 0..1. */

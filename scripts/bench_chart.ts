@@ -34,7 +34,8 @@ if (import.meta.main) {
 }
 
 /** Makes an SVG that fits light and dark pages. */
-export function chart({ date, machine, rates, slots }: Results): string {
+export function chart(results: Results): string {
+  const { date, machine, load, rates, slots } = results;
   const speed = rates
     // What has no target is a bound that is measured for comparison.
     .filter(({ target }) => target > 0)
@@ -81,7 +82,9 @@ ${rows(speed, 52, top)}
 ${rows(use, second + 10, 1)}
 <text class="dim" x="16" y="${end + 20}">${
     escape(
-      `Medians, measured on ${date}: ${machine}. Numbers on a busy machine vary.`,
+      `Medians, measured on ${date}: ${machine}. Load average before: ${
+        load.toFixed(1)
+      }.`,
     )
   }</text>
 </svg>
