@@ -64,15 +64,18 @@ export function chart(results: Results): string {
   .title { font-size: 16px; font-weight: 600; }
   .value { font-weight: 600; }
   .dim { fill: #656d76; }
+  .page { fill: #ffffff; }
   .old { fill: #afb8c1; }
   .new { fill: #0f8b8d; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .dim { fill: #8d96a0; }
+    .page { fill: #0d1117; }
     .old { fill: #484f58; }
     .new { fill: #2bb3b5; }
   }
 </style>
+<rect class="page" width="100%" height="100%" rx="8"/>
 <text class="title" x="16" y="28">Updates per second, as a multiple of 2.0.3</text>
 ${legend()}
 ${rows(speed, 52, top)}
