@@ -675,6 +675,8 @@ Deno.test("events tell the story of a run", async () => {
     events.filter((event) => event.type === "ended").length === 2
   );
   await handle.stop();
+  const started = events.find((event) => event.type === "started")!;
+  assertEquals(started.stats(), handle.stats());
   const types = events.map((event) => event.type);
   assertEquals(types.filter((type) => type !== "poll" && type !== "ended"), [
     "started",
@@ -754,6 +756,7 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   assertEquals(stats.received, 6);
   assertEquals(stats.parked, 1);
   assertEquals(stats.buffered, 2);
+  assertEquals(stats.limits, { running: 3, parked: 5000, buffered: 200 });
   assertEquals(handle.size(), 4);
   const stopped = handle.stop();
   assertEquals(handle.stats().state, "draining");
