@@ -35,6 +35,7 @@ const NO_PAINT: Paint = (_, text) => text;
 function statsWith(changes: Partial<RunnerStats> = {}): () => RunnerStats {
   return () => ({
     state: "polling",
+    startedAt: undefined,
     received: 0,
     handled: 0,
     failed: 0,
@@ -47,6 +48,7 @@ function statsWith(changes: Partial<RunnerStats> = {}): () => RunnerStats {
     lastPollAt: undefined,
     lastError: undefined,
     oldestRunningMs: 0,
+    blockedMs: 0,
     inbox: {},
     ...changes,
   });
