@@ -1,4 +1,9 @@
 import type { DatabaseSync, StatementSync } from "node:sqlite";
+import { first } from "./_sqlite_file.ts";
+
+/** A life this long shows that nothing kills the process again and again. */
+const LONG_LIFE_MS = 60_000;
+const FORGET_DEATHS = "UPDATE bot SET deaths = 0";
 
 /** What was stored by one append. */
 interface Batch {
@@ -90,6 +95,8 @@ export class InboxLog<Y extends { update_id: number }> {
   /** The ids of finished updates by record, the oldest first. */
   #records: { n: number; ids: number[] }[] = [];
   #finished = new Set<number>();
+  readonly #bornAt = Date.now();
+  #isLong = false;
   /** Why the file could not be written to, unless it worked since. */
   broken: Error | undefined;
 
@@ -118,7 +125,7 @@ export class InboxLog<Y extends { update_id: number }> {
   /**
    * Reads the file, and notes for whom the last life ended badly.
    *
-   * @param isGuilty Tells from the number of deaths since the last clean close
+   * @param isGuilty Tells from the number of deaths in short lives
    * at which an update was not running whether to set it aside
    * @returns The updates that have been set aside just now
    */
@@ -166,7 +173,7 @@ export class InboxLog<Y extends { update_id: number }> {
   }
 
   #judge(isGuilty: (entry: Entry<Y>, others: number) => boolean): Entry<Y>[] {
-    const bot = this.#db.prepare("SELECT * FROM bot").get()!;
+    const bot = first(this.#db, "SELECT * FROM bot")!;
     const running = new Set<number>(JSON.parse(String(bot.running)));
     const deaths = Number(bot.deaths) + (running.size > 0 ? 1 : 0);
     const guilty: Entry<Y>[] = [];
@@ -205,6 +212,8 @@ export class InboxLog<Y extends { update_id: number }> {
    */
   commit({ fresh = [], ended, running }: Change<Y>): Entry<Y>[] {
     const { append, finish, run, acquit, prune } = this.#statements;
+    const data = toJson(fresh);
+    const isLong = !this.#isLong && Date.now() - this.#bornAt > LONG_LIFE_MS;
     const batch = { n: this.#lastBatch + 1, left: 0, needs: undefined };
     const record = (this.#records.at(-1)?.n ?? 0) + 1;
     const ids = ended.map(({ id }) => id);
@@ -217,7 +226,7 @@ export class InboxLog<Y extends { update_id: number }> {
     }
     try {
       this.#transact(() => {
-        if (fresh.length > 0) append.run(batch.n, JSON.stringify(fresh));
+        if (fresh.length > 0) append.run(batch.n, data);
         if (ids.length > 0) finish.run(record, JSON.stringify(ids));
         for (const { id, deaths } of ended) if (deaths > 0) acquit.run(id);
         this.#removeEmpty(ended);
@@ -230,11 +239,13 @@ export class InboxLog<Y extends { update_id: number }> {
         if (running !== undefined) {
           run.run(JSON.stringify([...running.ids]), running.alone ? 1 : 0);
         }
+        if (isLong) this.#db.exec(FORGET_DEATHS);
       });
     } catch (error) {
       for (const entry of ended) entry.batch.left++;
       throw error;
     }
+    if (isLong) this.#isLong = true;
     for (const batch of compacted) batch.needs = undefined;
     for (const { batch } of ended) {
       if (batch.left === 0) this.#batches.delete(batch);
@@ -262,9 +273,9 @@ export class InboxLog<Y extends { update_id: number }> {
     return this.#enter(quarantined.update, batch, true);
   }
 
-  /** Notes that the inbox has been closed, so that no update is to blame. */
+  /** Notes that this life ends well. */
   endLife(): void {
-    this.#transact(() => this.#db.exec("UPDATE bot SET deaths = 0"));
+    this.#transact(() => this.#db.exec(FORGET_DEATHS));
   }
 
   #enter(update: Y, batch: Batch, replayed: boolean): Entry<Y> {
@@ -301,14 +312,17 @@ export class InboxLog<Y extends { update_id: number }> {
     }
   }
 
-  /** Writes batches anew, with their unfinished updates only. */
+  /**
+   * Writes batches anew, with their unfinished updates only: as they came, since
+   * handlers may have changed the objects in memory.
+   */
   #compact(batches: Set<Batch>): void {
-    if (batches.size === 0) return;
-    const updates = new Map([...batches].map((batch) => [batch, [] as Y[]]));
-    for (const { batch, update, settled } of this.unfinished.values()) {
-      if (!settled) updates.get(batch)?.push(update);
-    }
-    for (const [{ n }, left] of updates) {
+    for (const { n } of batches) {
+      const row = first(this.#db, `SELECT data FROM batches WHERE n = ${n}`);
+      if (row === undefined) continue; // it has just been removed
+      const left = (JSON.parse(String(row.data)) as Y[]).filter(
+        ({ update_id }) => this.unfinished.get(update_id)?.settled === false,
+      );
       this.#statements.rewrite.run(JSON.stringify(left), n);
     }
   }
@@ -366,6 +380,19 @@ export class InboxLog<Y extends { update_id: number }> {
   }
 }
 
+function toJson(updates: unknown[]): string {
+  try {
+    return JSON.stringify(updates);
+  } catch (error) {
+    throw new TypeError(
+      `Cannot store updates: they must be what JSON can hold: ${
+        (error as Error).message
+      }`,
+      { cause: error },
+    );
+  }
+}
+
 /** The updates that a file has set aside, in the order in which that happened. */
 export function listQuarantine<Y>(db: DatabaseSync): QuarantinedUpdate<Y>[] {
   return db.prepare("SELECT * FROM quarantine ORDER BY n").all().map((
@@ -390,13 +417,17 @@ function releaseIn(db: DatabaseSync, id: number): number | undefined {
 
 /** Does everything or nothing. */
 function transact<T>(db: DatabaseSync, write: () => T): T {
+  db.exec("BEGIN IMMEDIATE");
   try {
-    db.exec("BEGIN IMMEDIATE");
     const result = write();
     db.exec("COMMIT");
     return result;
   } catch (error) {
-    if (db.isTransaction) db.exec("ROLLBACK");
+    try {
+      db.exec("ROLLBACK");
+    } catch {
+      // SQLite has done so already.
+    }
     throw error;
   }
 }

@@ -216,6 +216,15 @@ export interface RunnerStats {
   parked: number;
   /** Number of updates that are fetched and not started. */
   buffered: number;
+  /** Bounds of these three numbers; `Infinity` where there is none. */
+  limits: {
+    /** The concurrency: never more updates run. */
+    running: number;
+    /** The backlog: while as many updates are parked, no others are started. */
+    parked: number;
+    /** Twice the lookahead of the inbox, as a batch can come on top of it. */
+    buffered: number;
+  };
   /** Number of calls to `getUpdates` that were answered. */
   polls: number;
   /**
@@ -284,11 +293,15 @@ export function logEvent(event: RunnerEvent): void {
   }
 }
 
+/** What each line that is printed here begins with. */
+export const LOG_PREFIX = "[grammY runner]";
+
 function log(message: string, ...errors: unknown[]): void {
-  console.error("[grammY runner]", message, ...errors.map(withoutToken));
+  const texts = errors.map((error) => hideToken(inspect(error)));
+  console.error(LOG_PREFIX, message, ...texts);
 }
 
 /** Network errors quote the URL of the request, which contains the token. */
-function withoutToken(error: unknown): string {
-  return inspect(error).replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
+export function hideToken(text: string): string {
+  return text.replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
 }

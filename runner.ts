@@ -473,8 +473,10 @@ class Runner<Y> implements RunnerHandle<Y> {
     this.#run !== undefined && !this.#run.stopping;
 
   readonly stats = (): RunnerStats => {
-    const sink = this.#sink.stats?.() ??
+    const { limits, ...sink } = this.#sink.stats?.() ??
       { running: this.#sink.size(), parked: 0, oldestRunningMs: 0 };
+    const { running = Infinity, parked = Infinity } = limits ?? {};
+    const { lookahead = Infinity } = this.#inbox;
     return {
       state: this.#state,
       startedAt: this.#startedAt,
@@ -485,6 +487,7 @@ class Runner<Y> implements RunnerHandle<Y> {
       buffered: this.#run === undefined
         ? 0
         : this.#run.buffered + this.#run.held,
+      limits: { running, parked, buffered: 2 * lookahead },
       polls: this.#polls,
       lastPollAt: this.#lastPollAt,
       lastError: this.#lastError,

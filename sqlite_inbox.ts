@@ -127,7 +127,7 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
  *
  * The run fails at its start if the file cannot be opened: it is in use, it
  * belongs to another bot, or it is not an intact inbox. Importing this module
- * fails where there is no `node:sqlite`: it takes Deno >= 2.2, Node >= 22.13, or
+ * fails where there is no `node:sqlite`: it takes Deno >= 2.4, Node >= 22.13, or
  * Bun >= 1.4.4.
  *
  * @typeParam Y Type of the updates
@@ -170,9 +170,9 @@ export function createSqliteInbox<Y extends { update_id: number }>(
     );
   }
   const file = path instanceof URL ? fileURLToPath(path) : path;
-  if (typeof file !== "string" || file === "" || file.startsWith(":")) {
+  if (typeof file !== "string" || /^($|:|file:)/.test(file)) {
     throw new TypeError(
-      `Cannot create inbox: path must be the path of a file: received ${
+      `Cannot create inbox: path must be the path or the URL object of a file: received ${
         JSON.stringify(path)
       }`,
     );
@@ -194,6 +194,13 @@ function checkCount(name: string, value: number, least: number): void {
 
 /** How long an end may go unrecorded; what ended since runs again after a crash. */
 const FLUSH_MS = 20;
+/**
+ * How long a suspect gets to run by itself: a process dies sooner, or the death is
+ * put down to something else. It doubles with each further death, for the sake of
+ * those that kill slowly, a few times at most.
+ */
+const ALONE_MS = 5000;
+const MOST_DOUBLINGS = 6;
 /** How often it is tried again after that has failed. */
 const RETRY_MS = 1000;
 class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
@@ -208,11 +215,14 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** What can be taken, from position `#head` on. */
   #buffer: Entry<Y>[] = [];
   #head = 0;
-  #takenCount = 0;
+  /** Those that are under way and may kill the process yet. */
+  readonly #dangerous = new Set<Entry<Y>>();
   /** The ids of updates that are neither parked nor waiting. */
   #running = new Set<number>();
-  /** A suspect that runs; nothing else does meanwhile. */
+  /** A suspect that runs; nothing else is started meanwhile. */
   #suspect: Entry<Y> | undefined;
+  /** Set while a suspect runs, or waits for the others to end. */
+  #patience: ReturnType<typeof setTimeout> | undefined;
   /** What the next transaction has to record. */
   #ended: Entry<Y>[] = [];
   #runningChanged = false;
@@ -258,7 +268,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#log = log;
     this.#run = run;
     this.#buffer = [...log.unfinished.values()];
-    this.#head = this.#takenCount = 0;
+    this.#head = 0;
+    this.#dangerous.clear();
     this.#running = new Set();
     this.#suspect = undefined;
     this.#ended = [];
@@ -301,7 +312,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       if (!log.has(id) && !fresh.has(id)) fresh.set(id, update);
     }
     if (fresh.size === 0 && log.broken === undefined) return;
-    this.#buffer.push(...this.#commit(log, [...fresh.values()]));
+    for (const entry of this.#commit(log, [...fresh.values()])) {
+      this.#buffer.push(entry);
+    }
     this.#wakeTake?.();
   }
 
@@ -309,7 +322,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     signal.throwIfAborted();
     let count: number;
     while ((count = this.#takeable(limit)) === 0) {
+      if (this.#length > 0) this.#waitAtMost(ALONE_MS);
       await wait(signal, (wake) => this.#wakeTake = wake);
+      signal.throwIfAborted();
     }
     const end = this.#head + count;
     const taken = this.#buffer.slice(this.#head, end);
@@ -319,10 +334,10 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       this.#buffer = this.#buffer.slice(this.#head);
       this.#head = 0;
     }
-    this.#takenCount += count;
-    if (this.#isSuspect(taken[0])) this.#suspect = taken[0];
+    if (this.#isSuspect(taken[0])) this.#accuse(taken[0]);
     for (const entry of taken) {
       entry.taken = true;
+      this.#dangerous.add(entry);
       this.#running.add(entry.id);
     }
     this.#runningChanged = true;
@@ -337,7 +352,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #takeable(limit: number): number {
     if (this.#length === 0 || this.#suspect !== undefined) return 0;
     if (this.#isSuspect(this.#buffer[this.#head])) {
-      return this.#takenCount === 0 ? 1 : 0;
+      return this.#dangerous.size === 0 ? 1 : 0;
     }
     let end = this.#head + 1;
     const most = Math.min(this.#buffer.length, this.#head + limit);
@@ -346,7 +361,40 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   }
 
   #isSuspect(entry: Entry<Y>): boolean {
-    return entry.replayed && entry.deaths >= this.#options.maxAttempts - 1;
+    return entry.replayed &&
+      entry.deaths >= Math.max(1, this.#options.maxAttempts - 1);
+  }
+
+  /** Lets a suspect run by itself, for some time. */
+  #accuse(entry: Entry<Y>): void {
+    this.#suspect = entry;
+    const doublings = entry.deaths - (this.#options.maxAttempts - 1);
+    this.#stopWaiting();
+    this.#waitAtMost(ALONE_MS * 2 ** Math.min(doublings, MOST_DOUBLINGS));
+    this.#run!.emit({
+      type: "inbox",
+      level: "info",
+      message:
+        `The update ${entry.id} runs by itself for a while, as the process died ${entry.deaths} times while it was handled`,
+      update: entry.update,
+    });
+  }
+
+  /** Goes on after a while even though what runs does not end. */
+  #waitAtMost(ms: number): void {
+    this.#patience ??= setTimeout(() => {
+      this.#stopWaiting();
+      this.#suspect = undefined;
+      this.#dangerous.clear();
+      this.#runningChanged = true;
+      this.#flush();
+      this.#wakeTake?.();
+    }, ms);
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
   }
 
   running(update: Y, running: boolean): void {
@@ -355,9 +403,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     if (running) this.#running.add(entry.id);
     else this.#running.delete(entry.id);
     this.#runningChanged = true;
-    if (!entry.replayed) return;
-    if (running) this.#flush();
-    else this.#arm(FLUSH_MS);
+    if (!running) this.#arm(FLUSH_MS);
+    else if (entry.replayed) this.#flush();
   }
 
   settle(update: Y): void {
@@ -367,8 +414,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#ended.push(entry);
     this.#running.delete(entry.id);
     this.#runningChanged = true;
-    this.#takenCount--;
+    this.#dangerous.delete(entry);
     if (this.#suspect === entry) this.#suspect = undefined;
+    if (this.#dangerous.size === 0) this.#stopWaiting();
     if (this.#length > 0 && this.#takeable(1) > 0) this.#wakeTake?.();
     this.#arm(FLUSH_MS);
     const { broken } = this.#log!;
@@ -386,17 +434,16 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const db = this.#db;
     const log = this.#log;
     if (db === undefined || log === undefined) return;
+    this.#stopWaiting();
     clearTimeout(this.#timer);
-    this.#timer =
-      this.#db =
-      this.#log =
-      this.#run =
-        undefined;
+    this.#timer = undefined;
+    this.#db = this.#log = this.#run = undefined;
     this.#buffer = [];
     this.#head = 0;
+    const ended = this.#ended.splice(0);
     try {
       // Whatever happens to the process from now on is no fault of theirs.
-      log.commit({ ended: this.#ended, running: { ids: [], alone: false } });
+      log.commit({ ended, running: { ids: [], alone: false } });
       log.endLife();
     } finally {
       closeInboxFile(db);

@@ -19,6 +19,7 @@ const QUIET: RunnerStats = {
   running: 0,
   parked: 0,
   buffered: 0,
+  limits: { running: 500, parked: 5000, buffered: 200 },
   polls: 30,
   lastPollAt: NOW - 30_000,
   lastError: undefined,

@@ -754,6 +754,7 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   assertEquals(stats.received, 6);
   assertEquals(stats.parked, 1);
   assertEquals(stats.buffered, 2);
+  assertEquals(stats.limits, { running: 3, parked: 5000, buffered: 200 });
   assertEquals(handle.size(), 4);
   const stopped = handle.stop();
   assertEquals(handle.stats().state, "draining");

@@ -260,7 +260,7 @@ Deno.test("bad options and updates are refused", async () => {
   }
   assertThrows(bad({ tombstones: -1 }), RangeError, "tombstones");
   assertThrows(bad({ synchronous: "off" }), RangeError, "received off");
-  for (const path of ["", ":memory:", 5, null]) {
+  for (const path of ["", ":memory:", "file:updates.db", 5, null]) {
     assertThrows(bad({}, path), TypeError, "path must be");
   }
   using dir = tempDir();
@@ -295,7 +295,7 @@ Deno.test("a file that is in use is refused at once, also by another process", a
   await assertRejects(
     () => openInbox(dir.path("./updates.db")),
     Error,
-    "must not be in use: another runner in this process",
+    "must not be in use: another process, or another runner, has it open",
   );
   const script = `
     import { createSqliteInbox } from ${
@@ -309,7 +309,7 @@ Deno.test("a file that is in use is refused at once, also by another process", a
   assertEquals(code, 1);
   assertStringIncludes(
     new TextDecoder().decode(stderr),
-    "another process has it",
+    "must not be in use",
   );
   assertEquals(await read(), before);
 });
@@ -321,13 +321,16 @@ const STRANGERS: Record<
 > = {
   "an empty file": [
     (path) => Deno.writeTextFileSync(path, ""),
-    "an empty file",
+    "must be an inbox, with application id 1733912942: received a database with application id 0",
   ],
   "a text": [
     (path) => Deno.writeTextFileSync(path, "hello ".repeat(999)),
-    "must be an SQLite database: received another kind of file",
+    "must be an SQLite database: file is not a database",
   ],
-  "a directory": [(path) => Deno.mkdirSync(path), "must be a readable file"],
+  "a directory": [
+    (path) => Deno.mkdirSync(path),
+    "must be a file: received a directory",
+  ],
   "the database of another program": [
     (path) => sql(path, "PRAGMA journal_mode = WAL; CREATE TABLE t (x)"),
     "must be an inbox, with application id 1733912942: received a database with application id 0",
@@ -391,14 +394,14 @@ const STRANGERS: Record<
       await (await openInbox(path)).close();
       sql(path, "INSERT INTO batches VALUES (5, '{')");
     },
-    "batch 5 is no valid JSON",
+    "batch 5 is damaged",
   ],
   "an inbox with a batch that is no list": [
     async (path) => {
       await (await openInbox(path)).close();
       sql(path, "INSERT INTO batches VALUES (6, '{}')");
     },
-    "batch 6 is no valid JSON",
+    "batch 6 is damaged",
   ],
 };
 
@@ -543,6 +546,105 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   assert(!inbox.release(7));
   await using open = await openInbox(dir.path());
   assertEquals(ids(await open.take(9, NEVER)), [7]);
+});
+
+/** An inbox in a process that dies again and again. */
+function mortal(dir: ReturnType<typeof tempDir>) {
+  let n = 0;
+  let inbox: Awaited<ReturnType<typeof openInbox>>;
+  return {
+    start: async () => inbox = await openInbox(dir.path(`${n}`)),
+    async die() {
+      crash(dir.path(`${n}`), dir.path(`${++n}`));
+      await inbox.close();
+    },
+  };
+}
+
+Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  const first = await start();
+  await first.append(tiny(1), NEVER);
+  await first.take(1, NEVER);
+  await first.append(tiny(2), NEVER);
+  await die();
+  await (await start()).take(1, NEVER);
+  await die();
+  for (let deaths = 2; deaths < 11; deaths++) {
+    const inbox = await start();
+    assertEquals(inbox.quarantined(), []);
+    assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+    const event = inbox.events.at(-1)!;
+    assert(event.type === "inbox");
+    assertStringIncludes(event.message, `the process died ${deaths} times`);
+    let others: Tiny[] = [];
+    const taken = inbox.take(9, NEVER).then((updates) => others = updates);
+    await time.tickAsync(5000 * 2 ** Math.min(6, deaths - 2) - 1);
+    assertEquals(others, []);
+    await time.tickAsync(1);
+    await taken;
+    assertEquals(others, tiny(2));
+    inbox.running!(others[0], false);
+    await time.tickAsync(20);
+    await die();
+  }
+});
+
+Deno.test("deaths before a life that went well make no difference", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  const settleAll = async (inbox: Awaited<ReturnType<typeof start>>) => {
+    for (const update of await inbox.take(99, NEVER)) inbox.settle(update);
+  };
+  const first = await start();
+  await first.append(tiny(100), NEVER);
+  for (let id = 1; id < 9; id++) {
+    const inbox = id === 1 ? first : await start();
+    await settleAll(inbox);
+    await inbox.append(tiny(id), NEVER);
+    await inbox.take(1, NEVER);
+    await inbox.append(tiny(id + 100), NEVER);
+    await die();
+  }
+  const long = await start();
+  await settleAll(long);
+  await time.tickAsync(60_001);
+  await long.append(tiny(50), NEVER);
+  await long.take(1, NEVER);
+  await long.append(tiny(51), NEVER);
+  await die();
+  let deaths = 1;
+  let inbox = await start();
+  while (inbox.quarantined().length === 0 && deaths < 99) {
+    assertEquals((await inbox.take(1, NEVER))[0].update_id, 50);
+    await die();
+    deaths++;
+    inbox = await start();
+  }
+  await inbox.close();
+  assertEquals(deaths, 5);
+});
+
+Deno.test("handlers that change their updates change nothing that is stored", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path(), { tombstones: 0 });
+  await inbox.append([{ update_id: 1, text: "as sent" }, ...tiny(2, 3)], NEVER);
+  const taken = await inbox.take(9, NEVER);
+  Object.assign(taken[0], { text: "changed", self: taken[0], big: 1n });
+  // Makes it forget ends, and so write the batch anew.
+  inbox.settle(taken[1]);
+  await inbox.append(tiny(4), NEVER);
+  inbox.settle(taken[2]);
+  await inbox.append(tiny(5), NEVER);
+  await inbox.append(tiny(6), NEVER);
+  await using next = await openInbox(crash(dir.path(), dir.path("b")));
+  assertEquals(await next.take(9, NEVER), [
+    { update_id: 1, text: "as sent" },
+    ...tiny(4, 5, 6),
+  ]);
 });
 
 Deno.test("deaths while an update is parked, waits or is handed out by no run do not count", async () => {
