@@ -71,6 +71,11 @@ export interface UpdateInbox<Y> {
    */
   lead?(signal: AbortSignal): Promise<AbortSignal>;
   /**
+   * This process fetches no more, so another one may. Called at the end of a run,
+   * once what has been stored is confirmed. Only for inboxes with `lead`.
+   */
+  resign?(): Promise<void>;
+  /**
    * Stores a batch of updates, all of them or none. They are stored once it
    * resolves. Waits while the inbox is full. A durable inbox drops updates that
    * it has seen before, finished or not.
@@ -99,6 +104,11 @@ export interface UpdateInbox<Y> {
    * died; must be quick, and is called between `take` and `settle`.
    */
   running?(update: Y, running: boolean): void;
+  /**
+   * Updates that were taken will not be started: the run stops. They stay
+   * unfinished, as all others at `close`, but other processes may take them now.
+   */
+  giveBack?(updates: Y[]): void | Promise<void>;
   /**
    * Closes the inbox. What was not settled stays unfinished if the inbox is
    * durable, and is dropped otherwise.
