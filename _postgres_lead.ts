@@ -32,7 +32,7 @@ export class Leadership {
   /** Tells the process of the server behind another connection. */
   readonly #otherBackend: () => Promise<number>;
   #client: Client | undefined;
-  #backend: number | undefined;
+  #ended: Promise<void> | undefined;
   #term: AbortController | undefined;
   #pings: ReturnType<typeof setTimeout> | undefined;
 
@@ -71,26 +71,27 @@ export class Leadership {
     return this.#term.signal;
   }
 
+  /** Resolves when the last connection has ended. */
+  async close(): Promise<void> {
+    this.lose();
+    await this.#ended;
+  }
+
   /** The connection that holds the lock, to be used while it leads. */
   get db(): Db {
     const client = this.#client!;
     return { executeSql: (text, values) => client.query(text, values) };
   }
 
-  /** Gives the lock back, for others to take at once. */
-  async resign(): Promise<void> {
-    const client = this.#client;
-    this.lose();
-    await client?.end().catch(() => {}); // it may have ended by itself
-  }
-
-  /** This machine leads no more, as the connection failed. */
+  /** This machine leads no more. The lock is free when the connection ends. */
   lose(): void {
     const client = this.#client;
     const term = this.#term;
     clearTimeout(this.#pings);
-    this.#client = this.#term = this.#backend = undefined;
-    client?.end().catch(() => {}); // it may have ended by itself
+    this.#client = this.#term = undefined;
+    if (client !== undefined) {
+      this.#ended = client.end().catch(() => {}); // it may have failed before
+    }
     term?.abort(
       new DOMException("This machine fetches no more", "AbortError"),
     );
@@ -112,8 +113,7 @@ export class Leadership {
       await client.connect();
       await client.query(`SET idle_session_timeout = ${SILENCE_MS}`);
       const { rows } = await client.query("SELECT pg_backend_pid() AS pid");
-      this.#backend = rows[0].pid;
-      if (await this.#otherBackend() === this.#backend) {
+      if (await this.#otherBackend() === rows[0].pid) {
         throw transactionPooler();
       }
     } catch (error) {

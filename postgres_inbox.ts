@@ -296,8 +296,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     return await outage.retry(() => leadership.acquire(signal), signal);
   }
 
-  async resign(): Promise<void> {
-    await this.#session?.leadership.resign();
+  resign(): void {
+    this.#session?.leadership.lose();
   }
 
   async append(updates: Y[], signal: AbortSignal): Promise<void> {
@@ -378,7 +378,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       try {
         await this.#tellOnce(session);
       } finally {
-        await leadership.resign();
+        await leadership.close();
         await queue.close();
       }
     };
