@@ -89,7 +89,7 @@ export class Run<Y> implements TaskObserver<Y> {
   #received: Promise<void> = Promise.resolve();
   readonly #stopHooks = new Set<() => void | Promise<void>>();
   /** A batch that cannot be fetched again, for when this process leads again. */
-  #unstored: Y[] | undefined;
+  #unstored: Y[] = [];
   /** Updates that the sink or a leftover has, and that have not ended. */
   #outstanding = 0;
   #wakeDrained: (() => void) | undefined;
@@ -208,7 +208,8 @@ export class Run<Y> implements TaskObserver<Y> {
       await this.#handle();
     };
     this.#received = receive()
-      .catch((error) => this.#failUnlessStopped(error));
+      .catch((error) => this.#failUnlessStopped(error))
+      .then(() => this.#giveUp(this.#unstored));
     const handled = handle()
       .catch((error) => this.#failUnlessStopped(error));
     const over = Promise.all([this.#received, handled]);
@@ -302,7 +303,6 @@ export class Run<Y> implements TaskObserver<Y> {
         generator.return(undefined).catch(() => {});
       }
     }
-    if (this.#unstored !== undefined) this.#giveUp(this.#unstored);
     // A source that has come to its end ends the run.
     if (!signal.aborted) this.stop();
   }
@@ -319,9 +319,8 @@ export class Run<Y> implements TaskObserver<Y> {
     const lastMoment = source.confirm ? signal : this.#expiry.signal;
     const appendSignal = anyOf(lastMoment, leading);
     while (true) {
-      let batch = this.#unstored;
-      this.#unstored = undefined;
-      if (batch === undefined) {
+      let batch = this.#unstored.splice(0);
+      if (batch.length === 0) {
         this.#askedForMore = true;
         let result: IteratorResult<Y[]> | undefined;
         try {
