@@ -85,6 +85,10 @@ class SharedInbox implements UpdateInbox<Update> {
     return this.#inner.take(limit, signal);
   }
 
+  stats() {
+    return this.#inner.stats!();
+  }
+
   giveBack(updates: Update[]): void {
     this.#shared.stayed.push(updates.map((update) => update.update_id));
   }
