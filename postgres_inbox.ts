@@ -180,6 +180,8 @@ const BEAT_MS = 2500;
 const OPEN_MS = 60_000;
 /** How long closing may take while PostgreSQL does not answer. */
 const CLOSE_MS = 5000;
+/** A queue that is longer needs good plans. */
+const MANY = 500;
 /** The most to take at once. */
 const MOST = 1000;
 
@@ -568,9 +570,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   /** Shows that this machine is alive, and looks after those that are not. */
-  async #beat({ queue, outage, closing, emit }: Session<Y>): Promise<void> {
+  async #beat(
+    { queue, leadership, outage, closing, emit }: Session<Y>,
+  ): Promise<void> {
     const { signal } = closing;
     let healthySince = Date.now();
+    let planned = MANY;
     const isClosed = () => signal.aborted;
     while (!isClosed()) {
       await sleep(BEAT_MS, signal).catch(() => {}); // the inbox is closed
@@ -578,6 +583,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       try {
         await this.#touch(queue, emit);
         await this.#count(queue);
+        // PostgreSQL notices by itself how long the queue is, but after a minute.
+        if (leadership.leads && this.#waiting > 2 * planned) {
+          await queue.analyze();
+        }
+        planned = Math.max(MANY, this.#waiting);
         // After an outage, all that are alive must be able to say so first.
         if (Date.now() - healthySince > HEARTBEAT_SECONDS * 1000) {
           await queue.supervise();
