@@ -166,9 +166,9 @@ export class PostgresQueue {
       .sort((a, b) => a.id < b.id ? -1 : 1);
   }
 
-  /** Ends claims; returns the ids of those that were held. */
-  async complete(claims: Claim[]): Promise<Set<string>> {
-    return settled(await this.#boss.complete(this.name, claims));
+  /** Ends claims; those that others have by now stay theirs. */
+  async complete(claims: Claim[]): Promise<void> {
+    await this.#boss.complete(this.name, claims);
   }
 
   /** Keeps claims alive; returns the ids of those that were held. */

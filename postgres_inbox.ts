@@ -554,13 +554,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     return this.#telling ??= tell();
   }
 
-  async #tellOnce({ queue, emit }: Session<Y>): Promise<void> {
+  async #tellOnce({ queue }: Session<Y>): Promise<void> {
     const ended = [...this.#ended];
     if (ended.length > 0) {
-      const known = await queue.complete(ended);
+      await queue.complete(ended);
       for (const claim of ended) this.#ended.delete(claim);
-      const late = ended.length - known.size;
-      if (late > 0) emit(runsAgain(late));
     }
     const unwanted = [...this.#unwanted];
     if (unwanted.length > 0) {

@@ -15,6 +15,7 @@ export interface Entry {
 export class Machine {
   readonly #process: Deno.ChildProcess;
   readonly #log: string;
+  ended = false;
 
   constructor(readonly name: string, log: string, args: string[]) {
     this.#log = log;
@@ -47,6 +48,16 @@ export class Machine {
       .filter(({ what }) => whats.length === 0 || whats.includes(what));
   }
 
+  /** The ids of the updates that it has started and not ended. */
+  running(): Set<string> {
+    const running = new Set<string>();
+    for (const { what, text } of this.entries("start", "end")) {
+      if (what === "start") running.add(text);
+      else running.delete(text);
+    }
+    return running;
+  }
+
   get leads(): boolean {
     return this.entries("leads", "follows").at(-1)?.what === "leads";
   }
@@ -56,6 +67,7 @@ export class Machine {
   }
 
   async end(signal: Deno.Signal = "SIGKILL"): Promise<void> {
+    this.ended = true;
     try {
       this.#process.kill(signal);
     } catch {
@@ -93,6 +105,10 @@ export class World implements AsyncDisposable {
     });
     this.machines.push(...started);
     return started;
+  }
+
+  alive(): Machine[] {
+    return this.machines.filter(({ ended }) => !ended);
   }
 
   /** What all machines have recorded, in the order in which that happened. */
