@@ -4,6 +4,9 @@ import type { RunnerEvent } from "./events.ts";
 /** The longest wait between retries: bots shall go on soon after an outage. */
 const MAX_RETRY_MS = 5000;
 
+/** An outage is over when nothing has failed for so long. */
+const SETTLED_MS = 1000;
+
 /**
  * The classes of SQLSTATE that tell of a server that is busy, starting, ending or
  * unreachable, and the codes of other classes that do.
@@ -23,6 +26,7 @@ export function isPassing(error: unknown): boolean {
 /** Tells when PostgreSQL is lost and when it is back, and tries again meanwhile. */
 export class Outage {
   #since: number | undefined;
+  #lastFailure = 0;
 
   constructor(
     readonly emit: (event: RunnerEvent<never> & { type: "inbox" }) => void,
@@ -30,6 +34,7 @@ export class Outage {
 
   /** Something failed in a way that passes. */
   failed(error: unknown): void {
+    this.#lastFailure = Date.now();
     if (this.#since !== undefined) return;
     this.#since = Date.now();
     this.emit({
@@ -44,6 +49,8 @@ export class Outage {
   /** Something worked. */
   passed(): void {
     if (this.#since === undefined) return;
+    // Some connections can still work while the others do not.
+    if (Date.now() - this.#lastFailure < SETTLED_MS) return;
     const seconds = ((Date.now() - this.#since) / 1000).toFixed(1);
     this.#since = undefined;
     this.emit({

@@ -141,9 +141,4 @@ Deno.test("three machines lose nothing and keep every chat in order, whatever di
   console.log(
     `${pushed.length} updates: ${twice} ran twice, of ${mostTwice} that may`,
   );
-  console.log(
-    world.entries("info", "error").map((e) =>
-      e.machine.name + " " + e.what + " " + e.text
-    ),
-  );
 });
