@@ -286,8 +286,16 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       );
       await outage.retry(() => this.#count(queue), signal);
     } catch (error) {
-      queue.close().catch(() => {}); // the first error tells more
-      throw error;
+      const closed = queue.close().catch(() => {}); // the first error tells more
+      signal.throwIfAborted();
+      await closed;
+      if (error instanceof RangeError) throw error;
+      throw new Error(
+        `Cannot open inbox: connectionString must lead to a database that can be used: ${
+          (error as Error).message
+        }`,
+        { cause: error },
+      );
     }
     this.#session = { emit, queue, leadership, outage, closing };
     this.#beating = this.#beat(this.#session);

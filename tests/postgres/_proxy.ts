@@ -71,7 +71,10 @@ export class Proxy implements AsyncDisposable {
       port: this.#target,
     });
     this.#conns.add(far);
-    await Promise.all([this.#pipe(near, far), this.#pipe(far, near)]);
+    await Promise.allSettled([
+      this.#pipe(near, far),
+      this.#pipe(far, near),
+    ]);
   }
 
   async #pipe(from: Deno.Conn, to: Deno.Conn): Promise<void> {

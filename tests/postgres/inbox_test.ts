@@ -137,7 +137,11 @@ Deno.test("an inbox is opened once, for a bot that is known, with updates that h
 
 Deno.test("errors that do not pass by themselves end opening", async () => {
   const wrong = postgres.url("nowhere");
-  await assertRejects(() => openInbox(wrong), Error, "nowhere");
+  await assertRejects(
+    () => openInbox(wrong),
+    Error,
+    'must lead to a database that can be used: database "nowhere" does not exist',
+  );
 });
 
 Deno.test("updates come back as they were, whatever is in them", async () => {
