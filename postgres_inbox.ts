@@ -545,6 +545,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   /** Tells PostgreSQL what has ended and what is free, until it knows. */
   #tell(session: Session<Y>): Promise<void> {
+    if (this.#ended.size + this.#unwanted.size === 0) return Promise.resolve();
     const tell = async () => {
       const { outage, closing: { signal } } = session;
       try {
