@@ -56,12 +56,14 @@ export class Leadership {
     while (this.#term === undefined) {
       signal.throwIfAborted();
       const client = this.#client ?? await this.#connect();
+      signal.throwIfAborted();
       try {
         const { rows } = await client.query(
           "SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS locked",
           [this.#lock],
         );
-        if (rows[0].locked) this.#begin(client);
+        // The connection may have ended meanwhile.
+        if (rows[0].locked && this.#client === client) this.#begin(client);
       } catch (error) {
         this.lose();
         throw error;

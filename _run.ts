@@ -285,6 +285,7 @@ export class Run<Y> implements TaskObserver<Y> {
     source.setGeneratorPace(inbox.lookahead ?? 100);
     while (!signal.aborted) {
       const leading = await inbox.lead?.(signal);
+      if (signal.aborted) break;
       // Others may have fetched in the meantime.
       if (leading !== undefined) source.rewind?.();
       const close = () => source.close();

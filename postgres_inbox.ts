@@ -214,10 +214,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   #session: Session<Y> | undefined;
   /** What was handed out and has not ended. */
   #taken = new Map<number, Taken<Y>>();
-  /** What waits until it can run alone. Nothing else is taken meanwhile. */
-  #suspects: Taken<Y>[] = [];
-  /** The suspect that runs. */
-  #alone: Taken<Y> | undefined;
+  /**
+   * Whether updates that machines have died of may be about. They are not claimed
+   * before they can run alone, as whatever this machine dies of meanwhile would
+   * count against them.
+   */
+  #wary = false;
   /** What has ended, and what is left to others, until PostgreSQL knows. */
   #ended = new Set<Claim>();
   #unwanted = new Set<Claim>();
@@ -273,8 +275,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     );
     const closing = new AbortController();
     this.#taken = new Map();
-    this.#suspects = [];
-    this.#alone = undefined;
+    this.#wary = false;
     this.#ended = new Set();
     this.#unwanted = new Set();
     const start = () => queue.open(() => this.#look());
@@ -338,17 +339,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   async take(limit: number, signal: AbortSignal): Promise<Y[]> {
     while (true) {
       signal.throwIfAborted();
-      if (this.#suspects.length > 0) {
-        if (this.#taken.size === 0) {
-          this.#alone = this.#suspects.shift()!;
-          this.#taken.set(this.#alone.update.update_id, this.#alone);
-          return [this.#alone.update];
-        }
-      } else if (this.#alone === undefined) {
+      if (!this.#wary || this.#taken.size === 0) {
         this.#news = false;
-        const updates = await this.#claim(Math.min(limit, MOST), signal);
+        const most = this.#wary ? 1 : Math.min(limit, MOST);
+        const updates = await this.#claim(most, signal);
         if (updates.length > 0) return updates;
-        if (this.#news || this.#suspects.length > 0) continue;
+        if (this.#news) continue;
       }
       await waitFor(LOOK_MS, signal, (wake) => this.#wakeTake = wake);
     }
@@ -358,7 +354,6 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const taken = this.#taken.get(update.update_id);
     if (this.#session === undefined || taken === undefined) return;
     this.#taken.delete(update.update_id);
-    if (this.#alone === taken) this.#alone = undefined;
     if (taken.lost) return this.#look();
     this.#ended.add(taken);
     return this.#tell(this.#session);
@@ -382,7 +377,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {
       await Promise.all([this.#beating, this.#claiming, this.#telling]);
-      for (const taken of [...this.#taken.values(), ...this.#suspects]) {
+      for (const taken of this.#taken.values()) {
         if (!taken.lost) this.#unwanted.add(taken);
       }
       try {
@@ -484,11 +479,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       };
       signal.addEventListener("abort", abort, { once: true });
       this.#claiming = outage.retry(() => queue.fetch(limit), signal)
-        .then((jobs) => {
+        .then(async (jobs) => {
           this.#waiting = Math.max(0, this.#waiting - jobs.length);
-          if (!aborted) return resolve(this.#handOut(session, jobs));
-          for (const job of jobs) this.#unwanted.add(job);
-          return this.#tell(session);
+          const healthy = await this.#leaveSuspects(session, jobs);
+          if (!aborted) return resolve(this.#handOut(session, healthy));
+          for (const job of healthy) this.#unwanted.add(job);
+          await this.#tell(session);
         })
         .catch(reject)
         .finally(() => {
@@ -496,6 +492,23 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
           this.#claiming = undefined;
         });
     });
+  }
+
+  /**
+   * Gives suspects back until one can run alone; returns the rest. Only then may
+   * the rest start, for this machine could die of it.
+   */
+  async #leaveSuspects(session: Session<Y>, jobs: Job[]): Promise<Job[]> {
+    const suspects = jobs.filter(({ id, retryCount }) =>
+      retryCount >= this.#aloneFrom && retryCount < this.#asideFrom &&
+      ![...this.#taken.values()].some((taken) => taken.id === id)
+    );
+    const canRunAlone = jobs.length === 1 && this.#taken.size === 0;
+    this.#wary = suspects.length > 0;
+    if (!this.#wary || canRunAlone) return jobs;
+    for (const suspect of suspects) this.#unwanted.add(suspect);
+    await this.#tell(session);
+    return jobs.filter((job) => !suspects.includes(job));
   }
 
   #handOut(session: Session<Y>, jobs: Job[]): Y[] {
@@ -510,13 +523,13 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         running.lost = false;
         continue;
       }
-      const taken = { id, retryCount, update, lost: false };
-      if (retryCount >= this.#asideFrom) this.#setAside(session, job, update);
-      else if (retryCount >= this.#aloneFrom) this.#suspects.push(taken);
-      else {
-        this.#taken.set(update.update_id, taken);
-        updates.push(update);
+      if (retryCount >= this.#asideFrom) {
+        this.#setAside(session, job, update);
+        continue;
       }
+      const taken = { id, retryCount, update, lost: false };
+      this.#taken.set(update.update_id, taken);
+      updates.push(update);
     }
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
     return updates;
@@ -608,7 +621,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   async #touch(queue: PostgresQueue, emit: InboxRun<Y>["emit"]): Promise<void> {
     const mine = [...this.#taken.values()].filter(({ lost }) => !lost);
-    const claims = [...mine, ...this.#suspects, ...this.#ended]
+    const claims = [...mine, ...this.#ended]
       .map(({ id, retryCount }) => ({ id, retryCount }));
     if (claims.length === 0) return;
     const held = await queue.touch(claims);
@@ -618,7 +631,6 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     }
     if (gone.size === 0) return;
     const isGone = (claim: Claim) => gone.get(claim.id) === claim.retryCount;
-    this.#suspects = this.#suspects.filter((suspect) => !isGone(suspect));
     let lost = 0;
     for (const taken of this.#taken.values()) {
       if (!taken.lost && isGone(taken)) {

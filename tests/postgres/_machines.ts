@@ -28,6 +28,7 @@ export class Machine {
       env: { NODE_NO_WARNINGS: "1" },
       stdout: "null",
     }).spawn();
+    this.#process.status.then(() => this.ended = true);
   }
 
   /** What it has recorded so far. */
@@ -67,7 +68,6 @@ export class Machine {
   }
 
   async end(signal: Deno.Signal = "SIGKILL"): Promise<void> {
-    this.ended = true;
     try {
       this.#process.kill(signal);
     } catch {
@@ -94,13 +94,13 @@ export class World implements AsyncDisposable {
     return new World(server, postgres, await postgres.createDatabase());
   }
 
-  start(count = 1, concurrency = 100): Machine[] {
+  start(count = 1, concurrency = 100, maxAttempts = 3): Machine[] {
     const started = Array.from({ length: count }, (_, i) => {
       const name = `m${this.machines.length + i}`;
       const log = `${this.dir}/${name}.log`;
       return new Machine(name, log, [
         ...[this.server.url, this.server.token, this.database],
-        ...[log, `${concurrency}`],
+        ...[log, `${concurrency}`, `${maxAttempts}`],
       ]);
     });
     this.machines.push(...started);

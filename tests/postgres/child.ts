@@ -5,7 +5,8 @@ import type { Update } from "../../deps.ts";
 import { run } from "../../mod.ts";
 import { createPostgresInbox } from "../../postgres_inbox.ts";
 
-const [url, token, connectionString, logPath, concurrency] = Deno.args;
+const [url, token, connectionString, logPath, concurrency, maxAttempts] =
+  Deno.args;
 const log = openSync(logPath, "a");
 
 /** What is written is safe from the death of the process, as the system has it. */
@@ -25,7 +26,10 @@ bot.use(async (ctx) => {
 
 let leading = false;
 const handle = run(bot, {
-  inbox: createPostgresInbox<Update>({ connectionString }),
+  inbox: createPostgresInbox<Update>({
+    connectionString,
+    maxAttempts: Number(maxAttempts),
+  }),
   sink: { concurrency: Number(concurrency) },
   runner: { silent: true, maxRetryInterval: 1000 },
   onEvent: (event) => {
