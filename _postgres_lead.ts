@@ -55,8 +55,7 @@ export class Leadership {
   async acquire(signal: AbortSignal): Promise<AbortSignal> {
     while (this.#term === undefined) {
       signal.throwIfAborted();
-      const client = this.#client ?? await this.#connect();
-      signal.throwIfAborted();
+      const client = this.#client ?? await this.#connect(signal);
       try {
         const { rows } = await client.query(
           "SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS locked",
@@ -99,7 +98,7 @@ export class Leadership {
     );
   }
 
-  async #connect(): Promise<Client> {
+  async #connect(signal: AbortSignal): Promise<Client> {
     const client: Client = new pg.Client({
       connectionString: this.#connectionString,
       application_name: "grammy_runner lead",
@@ -118,6 +117,7 @@ export class Leadership {
       if (await this.#otherBackend() === rows[0].pid) {
         throw transactionPooler();
       }
+      signal.throwIfAborted();
     } catch (error) {
       client.end().catch(() => {}); // it may not even have begun
       throw error;

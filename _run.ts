@@ -416,7 +416,7 @@ export class Run<Y> implements TaskObserver<Y> {
       }
       if (this.stopping && this.#leavesRest) {
         const held = this.#held.splice(0); // still in the inbox
-        if (held.length > 0) await inbox.giveBack?.(held);
+        if (held.length > 0) inbox.giveBack?.(held);
         return;
       }
       const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));

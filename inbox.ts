@@ -109,7 +109,7 @@ export interface UpdateInbox<Y> {
    * Updates that were taken will not be started: the run stops. They stay
    * unfinished, as all others at `close`, but other processes may take them now.
    */
-  giveBack?(updates: Y[]): void | Promise<void>;
+  giveBack?(updates: Y[]): void;
   /**
    * Closes the inbox. What was not settled stays unfinished if the inbox is
    * durable, and is dropped otherwise.

@@ -17,10 +17,10 @@
  * @module
  */
 import { keyOf } from "./_key.ts";
+import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
 import { isPassing, Outage } from "./_postgres_outage.ts";
 import {
-  type Claim,
   type Entry,
   HEARTBEAT_SECONDS,
   type Job,
@@ -185,17 +185,11 @@ const MANY = 500;
 /** The most to take at once. */
 const MOST = 1000;
 
-/** An update that this machine has claimed. */
-interface Taken<Y> extends Claim {
-  readonly update: Y;
-  /** Others have it, as this machine was taken for dead. */
-  lost: boolean;
-}
-
 /** What there is while the inbox is open. */
-interface Session<Y> {
+interface Session<Y extends { update_id: number }> {
   readonly emit: InboxRun<Y>["emit"];
   readonly queue: PostgresQueue;
+  readonly claims: Claims<Y>;
   readonly leadership: Leadership;
   readonly outage: Outage;
   /** Aborts when the inbox is closed. */
@@ -212,19 +206,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   readonly #asideFrom: number;
   /** Set iff the inbox is open. */
   #session: Session<Y> | undefined;
-  /** What was handed out and has not ended. */
-  #taken = new Map<number, Taken<Y>>();
   /**
    * Whether updates that machines have died of may be about. They are not claimed
    * before they can run alone, as whatever this machine dies of meanwhile would
    * count against them.
    */
   #wary = false;
-  /** What has ended, and what is left to others, until PostgreSQL knows. */
-  #ended = new Set<Claim>();
-  #unwanted = new Set<Claim>();
-  /** Set while PostgreSQL is being told. */
-  #telling: Promise<void> | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
   /** Ends when the inbox is closed; never rejects. */
@@ -274,10 +261,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       () => queue.backend(),
     );
     const closing = new AbortController();
-    this.#taken = new Map();
+    const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
+      this.#waiting += left;
+      this.#look();
+    });
     this.#wary = false;
-    this.#ended = new Set();
-    this.#unwanted = new Set();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
@@ -298,13 +286,14 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         { cause: error },
       );
     }
-    this.#session = { emit, queue, leadership, outage, closing };
+    this.#session = { emit, queue, claims, leadership, outage, closing };
     this.#beating = this.#beat(this.#session);
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
     const { leadership, outage } = this.#opened();
-    return await outage.retry(() => leadership.acquire(signal), signal);
+    const acquire = () => leadership.acquire(signal);
+    return await prompt(() => outage.retry(acquire, signal), signal);
   }
 
   resign(): void {
@@ -317,10 +306,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const entries = this.#entries(updates);
     while (this.#waiting >= this.#maxBacklog) {
       await waitFor(FULL_MS, signal, (wake) => this.#wakeAppend = wake);
-      await outage.retry(() => this.#count(queue), signal);
+      const count = () => this.#count(queue);
+      await prompt(() => outage.retry(count, signal), signal);
     }
     if (entries.length === 0) return;
-    await outage.retry(async () => {
+    const store = async () => {
       await leadership.acquire(signal);
       signal.throwIfAborted();
       try {
@@ -330,16 +320,18 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         leadership.lose();
         throw error;
       }
-    }, signal);
+    };
+    await prompt(() => outage.retry(store, signal), signal);
     this.#look();
     // Others look by themselves after a while.
     queue.notify().catch((error) => report(error, outage, this.#session?.emit));
   }
 
   async take(limit: number, signal: AbortSignal): Promise<Y[]> {
+    const { claims } = this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || this.#taken.size === 0) {
+      if (!this.#wary || claims.size === 0) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
@@ -351,37 +343,25 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   settle(update: Y): void | Promise<void> {
-    const taken = this.#taken.get(update.update_id);
-    if (this.#session === undefined || taken === undefined) return;
-    this.#taken.delete(update.update_id);
-    if (taken.lost) return this.#look();
-    this.#ended.add(taken);
-    return this.#tell(this.#session);
+    return this.#session?.claims.settle(update);
   }
 
-  giveBack(updates: Y[]): void | Promise<void> {
+  giveBack(updates: Y[]): void {
     if (this.#session === undefined) return;
-    for (const { update_id } of updates) {
-      const taken = this.#taken.get(update_id);
-      if (taken !== undefined && !taken.lost) this.#unwanted.add(taken);
-      this.#taken.delete(update_id);
-    }
-    return this.#tell(this.#session);
+    const { claims, outage, emit } = this.#session;
+    claims.giveBack(updates).catch((error) => report(error, outage, emit));
   }
 
   async close(): Promise<void> {
     const session = this.#session;
     if (session === undefined) return;
     this.#session = undefined;
-    const { queue, leadership, closing, emit } = session;
+    const { queue, claims, leadership, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {
-      await Promise.all([this.#beating, this.#claiming, this.#telling]);
-      for (const taken of this.#taken.values()) {
-        if (!taken.lost) this.#unwanted.add(taken);
-      }
+      await Promise.all([this.#beating, this.#claiming]);
       try {
-        await this.#tellOnce(session);
+        await claims.close();
       } finally {
         await leadership.close();
         await queue.close();
@@ -406,7 +386,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   stats(): Record<string, number | boolean> {
     return {
       buffered: this.#waiting,
-      running: this.#taken.size,
+      running: this.#session?.claims.size ?? 0,
       leading: this.#session?.leadership.leads ?? false,
       quarantined: this.#aside,
     };
@@ -467,7 +447,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   /** Claims what there is. What arrives after an abort is left to others. */
   async #claim(limit: number, signal: AbortSignal): Promise<Y[]> {
     const session = this.#opened();
-    const { queue, outage } = session;
+    const { queue, claims, outage } = session;
     // An earlier call that was aborted may still be under way.
     await this.#claiming;
     signal.throwIfAborted();
@@ -483,8 +463,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
           this.#waiting = Math.max(0, this.#waiting - jobs.length);
           const healthy = await this.#leaveSuspects(session, jobs);
           if (!aborted) return resolve(this.#handOut(session, healthy));
-          for (const job of healthy) this.#unwanted.add(job);
-          await this.#tell(session);
+          await claims.leave(healthy);
         })
         .catch(reject)
         .finally(() => {
@@ -498,38 +477,28 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * Gives suspects back until one can run alone; returns the rest. Only then may
    * the rest start, for this machine could die of it.
    */
-  async #leaveSuspects(session: Session<Y>, jobs: Job[]): Promise<Job[]> {
-    const suspects = jobs.filter(({ id, retryCount }) =>
-      retryCount >= this.#aloneFrom && retryCount < this.#asideFrom &&
-      ![...this.#taken.values()].some((taken) => taken.id === id)
+  async #leaveSuspects(
+    { claims }: Session<Y>,
+    jobs: Job[],
+  ): Promise<Job[]> {
+    const suspects = jobs.filter((job) =>
+      job.retryCount >= this.#aloneFrom && job.retryCount < this.#asideFrom &&
+      !claims.has(job)
     );
-    const canRunAlone = jobs.length === 1 && this.#taken.size === 0;
+    const canRunAlone = jobs.length === 1 && claims.size === 0;
     this.#wary = suspects.length > 0;
     if (!this.#wary || canRunAlone) return jobs;
-    for (const suspect of suspects) this.#unwanted.add(suspect);
-    await this.#tell(session);
+    await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
   }
 
   #handOut(session: Session<Y>, jobs: Job[]): Y[] {
     const updates: Y[] = [];
     for (const job of jobs) {
-      const { id, retryCount } = job;
       const update: Y = JSON.parse(job.json);
-      const running = this.#taken.get(update.update_id);
-      if (running !== undefined) {
-        // This machine was taken for dead, and still runs it.
-        running.retryCount = retryCount;
-        running.lost = false;
-        continue;
-      }
-      if (retryCount >= this.#asideFrom) {
+      if (job.retryCount >= this.#asideFrom && !session.claims.has(job)) {
         this.#setAside(session, job, update);
-        continue;
-      }
-      const taken = { id, retryCount, update, lost: false };
-      this.#taken.set(update.update_id, taken);
-      updates.push(update);
+      } else if (session.claims.add(job, update)) updates.push(update);
     }
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
     return updates;
@@ -556,42 +525,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     }
   }
 
-  /** Tells PostgreSQL what has ended and what is free, until it knows. */
-  #tell(session: Session<Y>): Promise<void> {
-    if (this.#ended.size + this.#unwanted.size === 0) return Promise.resolve();
-    const tell = async () => {
-      const { outage, closing: { signal } } = session;
-      try {
-        while (this.#ended.size + this.#unwanted.size > 0) {
-          await outage.retry(() => this.#tellOnce(session), signal);
-          this.#look();
-        }
-      } catch (error) {
-        // Closing tries once more.
-        if (!signal.aborted) throw error;
-      } finally {
-        this.#telling = undefined;
-      }
-    };
-    return this.#telling ??= tell();
-  }
-
-  async #tellOnce({ queue }: Session<Y>): Promise<void> {
-    const ended = [...this.#ended];
-    if (ended.length > 0) {
-      await queue.complete(ended);
-      for (const claim of ended) this.#ended.delete(claim);
-    }
-    const unwanted = [...this.#unwanted];
-    if (unwanted.length > 0) {
-      this.#waiting += await queue.release(unwanted);
-      for (const claim of unwanted) this.#unwanted.delete(claim);
-    }
-  }
-
   /** Shows that this machine is alive, and looks after those that are not. */
   async #beat(
-    { queue, leadership, outage, closing, emit }: Session<Y>,
+    { queue, claims, leadership, outage, closing, emit }: Session<Y>,
   ): Promise<void> {
     const { signal } = closing;
     let healthySince = Date.now();
@@ -601,13 +537,15 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       await sleep(BEAT_MS, signal).catch(() => {}); // the inbox is closed
       if (isClosed()) return;
       try {
-        await this.#touch(queue, emit);
+        const lost = await claims.touch();
+        if (lost > 0) emit(runsAgain(lost));
         await this.#count(queue);
         // PostgreSQL notices by itself how long the queue is, but after a minute.
+        if (this.#waiting < MANY) planned = MANY;
         if (leadership.leads && this.#waiting > 2 * planned) {
           await queue.analyze();
+          planned = this.#waiting;
         }
-        planned = Math.max(MANY, this.#waiting);
         // After an outage, all that are alive must be able to say so first.
         if (Date.now() - healthySince > HEARTBEAT_SECONDS * 1000) {
           await queue.supervise();
@@ -617,28 +555,6 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         if (!isClosed()) report(error, outage, emit);
       }
     }
-  }
-
-  async #touch(queue: PostgresQueue, emit: InboxRun<Y>["emit"]): Promise<void> {
-    const mine = [...this.#taken.values()].filter(({ lost }) => !lost);
-    const claims = [...mine, ...this.#ended]
-      .map(({ id, retryCount }) => ({ id, retryCount }));
-    if (claims.length === 0) return;
-    const held = await queue.touch(claims);
-    const gone = new Map<string, number>();
-    for (const { id, retryCount } of claims) {
-      if (!held.has(id)) gone.set(id, retryCount);
-    }
-    if (gone.size === 0) return;
-    const isGone = (claim: Claim) => gone.get(claim.id) === claim.retryCount;
-    let lost = 0;
-    for (const taken of this.#taken.values()) {
-      if (!taken.lost && isGone(taken)) {
-        taken.lost = true;
-        lost++;
-      }
-    }
-    if (lost > 0) emit(runsAgain(lost));
   }
 
   async #count(queue: PostgresQueue): Promise<void> {
@@ -672,6 +588,11 @@ function report(
     message: "The inbox in PostgreSQL does not work as it should:",
     error,
   });
+}
+
+/** Rejects as soon as the signal aborts, whatever the call still waits for. */
+function prompt<T>(call: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  return withDeadline(call, Infinity, "", signal);
 }
 
 /** Waits to be woken, but not for longer than some milliseconds. */
