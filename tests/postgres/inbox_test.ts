@@ -561,10 +561,19 @@ Deno.test("a stop does not wait for ever for a database that does not answer", a
   });
   pushTexts(server, 2);
   await waitUntil(() => handle.stats().running === 1);
+  const follower = runBot(server, () => {}, {
+    inbox: createPostgresInbox({ connectionString: proxy.url }),
+    runner: { silent: true },
+  });
+  await sleep(500);
   proxy.hang();
+  // By now, the other one has asked for the lead in vain.
+  await sleep(1200);
   gate.resolve();
   await waitUntil(() => handle.stats().handled === 1);
-  await handle.stop();
+  const at = Date.now();
+  await Promise.all([handle.stop(), follower.stop()]);
+  assert(Date.now() - at < 10_000, `took ${Date.now() - at} ms`);
   assertEquals(levels(events), ["error"]);
   proxy.flow();
   await sleep(200);
