@@ -72,8 +72,8 @@ export class PostgresQueue {
       connectionString,
       schema: SCHEMA,
       application_name: "grammy_runner",
-      // One each for taking, settling, looking after, and telling others.
-      max: 4,
+      // For taking, settling, heartbeats, looking after, and telling others.
+      max: 5,
       connectionTimeoutMillis: 5000,
       query_timeout: QUERY_MS,
       keepAlive: true,

@@ -174,7 +174,7 @@ function checkCount(name: string, value: number): void {
 const LOOK_MS = 1000;
 /** How often it is looked at while it is full. */
 const FULL_MS = 200;
-/** How often what is held here is kept alive. */
+/** How often what is claimed here is kept alive, and the queue looked after. */
 const BEAT_MS = 2500;
 /** How long the first connection may take until it is tried again. */
 const OPEN_MS = 60_000;
@@ -214,8 +214,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   #wary = false;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
-  /** Ends when the inbox is closed; never rejects. */
-  #beating: Promise<void> | undefined;
+  /** What is done until the inbox is closed; never rejects. */
+  #repeating: Promise<void>[] = [];
   /** Whether there may be more to take than the last look has shown. */
   #news = false;
   /** How many updates can be taken by all machines, as far as is known here. */
@@ -287,7 +287,10 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       );
     }
     this.#session = { emit, queue, claims, leadership, outage, closing };
-    this.#beating = this.#beat(this.#session);
+    this.#repeating = [
+      this.#beat(this.#session),
+      this.#keepHouse(this.#session),
+    ];
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
@@ -359,12 +362,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const { queue, claims, leadership, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {
-      await Promise.all([this.#beating, this.#claiming]);
+      await this.#claiming;
       try {
         await claims.close();
       } finally {
         await leadership.close();
-        await queue.close();
+        await Promise.all([queue.close(), ...this.#repeating]);
       }
     };
     const { signal } = new AbortController();
@@ -377,7 +380,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         type: "inbox",
         level: "error",
         message:
-          `PostgreSQL could not be told what has ended: what ran here last is free for others after ${HEARTBEAT_SECONDS} s, and may run again:`,
+          `The inbox could not be closed as it should: what ran here last may run again on another machine, after ${HEARTBEAT_SECONDS} s:`,
         error,
       });
     }
@@ -525,20 +528,21 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     }
   }
 
-  /** Shows that this machine is alive, and looks after those that are not. */
-  async #beat(
-    { queue, claims, leadership, outage, closing, emit }: Session<Y>,
-  ): Promise<void> {
-    const { signal } = closing;
+  /** Shows that this machine is alive, whatever else takes its time. */
+  #beat(session: Session<Y>): Promise<void> {
+    return repeat(session, async () => {
+      const lost = await session.claims.touch();
+      if (lost > 0) session.emit(runsAgain(lost));
+    });
+  }
+
+  /** Looks after the queue, and after machines that are not alive. */
+  #keepHouse(session: Session<Y>): Promise<void> {
+    const { queue, leadership } = session;
     let healthySince = Date.now();
     let planned = MANY;
-    const isClosed = () => signal.aborted;
-    while (!isClosed()) {
-      await sleep(BEAT_MS, signal).catch(() => {}); // the inbox is closed
-      if (isClosed()) return;
+    return repeat(session, async () => {
       try {
-        const lost = await claims.touch();
-        if (lost > 0) emit(runsAgain(lost));
         await this.#count(queue);
         // PostgreSQL notices by itself how long the queue is, but after a minute.
         if (this.#waiting < MANY) planned = MANY;
@@ -552,9 +556,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         }
       } catch (error) {
         healthySince = Date.now();
-        if (!isClosed()) report(error, outage, emit);
+        throw error;
       }
-    }
+    });
   }
 
   async #count(queue: PostgresQueue): Promise<void> {
@@ -573,6 +577,23 @@ function runsAgain(count: number): RunnerEvent<never> {
     message:
       `${count} updates that run here run on another machine, too, as this one was silent for ${HEARTBEAT_SECONDS} s`,
   };
+}
+
+/** Does something now and then until the inbox is closed. */
+async function repeat<Y extends { update_id: number }>(
+  { closing: { signal }, outage, emit }: Session<Y>,
+  work: () => Promise<void>,
+): Promise<void> {
+  const isClosed = () => signal.aborted;
+  while (true) {
+    await sleep(BEAT_MS, signal).catch(() => {}); // it is closed
+    if (isClosed()) return;
+    try {
+      await work();
+    } catch (error) {
+      if (!isClosed()) report(error, outage, emit);
+    }
+  }
 }
 
 /** Tells of an error that does not end anything. */

@@ -56,7 +56,7 @@ async function takeover(world: World, machine: Machine, orphans: Set<string>) {
  */
 function atRisk(machine: Machine): number {
   const last = machine.entries().at(-1)!.at;
-  const ended = machine.entries("end").filter(({ at }) => at > last - 500);
+  const ended = machine.entries("end").filter(({ at }) => at > last - 250);
   return machine.running().size + ended.length;
 }
 
