@@ -288,13 +288,17 @@ Deno.test("what was taken and not started is free for others at once", async () 
 
 Deno.test("what was claimed for a take that was aborted is free for others at once", async () => {
   const url = await postgres.createDatabase();
-  await using a = await openInbox(url);
+  await using proxy = new Proxy(url);
+  proxy.latency = 10;
+  await using a = await openInbox(proxy.url);
   await using b = await openInbox(url);
   const at = Date.now();
-  for (let id = 1; id <= 50; id++) {
+  for (let id = 1; id <= 40; id++) {
     const controller = new AbortController();
     const take = a.take(9, controller.signal);
     await b.append(tiny(id), NEVER);
+    // Sooner or later, this is while the answer is on its way.
+    await sleep(id * 2);
     controller.abort();
     const taken = await take.catch((): Tiny[] => []);
     if (taken.length === 0) taken.push(...await b.take(9, NEVER));

@@ -1,6 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
+import { createPostgresInbox } from "../../postgres_inbox.ts";
 import { sleep } from "../_bot.ts";
 import { waitUntil, World } from "./_machines.ts";
+import { PostgresServer } from "../../scripts/postgres.ts";
+import { Proxy } from "./_proxy.ts";
 
 Deno.test("nothing runs twice although the database is down for longer than a dead machine is waited for", async () => {
   await using world = await World.create();
@@ -34,4 +37,40 @@ Deno.test("nothing runs twice although the database is down for longer than a de
   }
   assertEquals(world.server.unconfirmed(), []);
   assert(world.entries("fatal").length === 0);
+});
+
+Deno.test("after an outage, all machines have time to reconnect before one is taken for dead", async () => {
+  await using postgres = await PostgresServer.start();
+  const url = await postgres.createDatabase();
+  const { signal } = new AbortController();
+  const open = async (proxy: Proxy) => {
+    const inbox = createPostgresInbox({ connectionString: proxy.url });
+    await inbox.open({ botId: 1, signal, emit() {} });
+    return inbox;
+  };
+  await using near = new Proxy(url);
+  await using far = new Proxy(url);
+  const fast = await open(near);
+  const slow = await open(far);
+  await slow.append([{ update_id: 1 }], signal);
+  const [update] = await slow.take(1, signal);
+  // By now, both look after each other.
+  await sleep(11_000);
+  near.cut();
+  far.cut();
+  await sleep(10_500);
+  near.mend();
+  await sleep(4000);
+  far.mend();
+  await sleep(4000);
+  await slow.settle(update);
+  await fast.close();
+  await slow.close();
+  assertEquals(
+    await postgres.query(
+      "SELECT state, retry_count FROM grammy_runner.job",
+      url,
+    ),
+    ["completed|0"],
+  );
 });
