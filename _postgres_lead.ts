@@ -80,7 +80,8 @@ export class Leadership {
 
   /** The connection that holds the lock, to be used while it leads. */
   get db(): Db {
-    const client = this.#client!;
+    const client = this.#client;
+    if (client === undefined) throw new Error("The lead was lost meanwhile");
     return { executeSql: (text, values) => client.query(text, values) };
   }
 

@@ -152,3 +152,21 @@ Deno.test("three machines lose nothing and keep every chat in order, whatever di
     `${pushed.length} updates: ${twice} ran twice, of ${mostTwice} that may`,
   );
 });
+
+Deno.test("machines that are stopped one after another lose nothing and run nothing twice", async () => {
+  await using world = await World.create();
+  world.start(3, CONCURRENCY);
+  const pushed: Update[] = [];
+  for (const machine of [...world.machines]) {
+    pushed.push(...await keepBusy(world));
+    const at = Date.now();
+    await machine.end("SIGTERM");
+    console.log(`stopped after ${Date.now() - at} ms`);
+    world.start(1, CONCURRENCY);
+  }
+  await waitUntil(() => world.ended().size === pushed.length);
+  for (const machine of world.alive()) await machine.end("SIGTERM");
+  assertEquals(check(world, pushed, 0), 0);
+  assertEquals(world.entries("error"), []);
+  assertEquals(world.server.unconfirmed(), []);
+});
