@@ -88,6 +88,7 @@ export class Run<Y> implements TaskObserver<Y> {
   readonly #expiry = new AbortController();
   /** Resolves when the fetching half has ended. */
   #received: Promise<void> = Promise.resolve();
+  #receivedAll = false;
   readonly #stopHooks = new Set<() => void | Promise<void>>();
   /** A batch that cannot be fetched again, for when this process leads again. */
   #unstored: Y[] = [];
@@ -299,7 +300,10 @@ export class Run<Y> implements TaskObserver<Y> {
       if (signal.aborted) break;
       // Others may have fetched in the meantime.
       if (leading !== undefined) source.rewind?.();
-      const close = () => source.close();
+      const close = () => {
+        // Another run may use the source once this one is over.
+        if (!this.over) source.close();
+      };
       leading?.addEventListener("abort", close, { once: true });
       const generator = source.generator(onPoll);
       try {
@@ -310,7 +314,7 @@ export class Run<Y> implements TaskObserver<Y> {
         this.#untouched.clear();
       } finally {
         leading?.removeEventListener("abort", close);
-        source.close();
+        close();
         // A generator that is stuck in a request never gets to hear of this.
         generator.return(undefined).catch(() => {});
       }
@@ -463,7 +467,7 @@ export class Run<Y> implements TaskObserver<Y> {
     // in memory, or fetching has failed, what has been received still runs.
     if (this.#leavesRest) return undefined;
     if (this.buffered === 0) await this.#received;
-    if (this.buffered === 0) return undefined;
+    if (this.buffered === 0 || this.#leavesRest) return undefined;
     const taken = await inbox.take(limit, this.#expiry.signal);
     this.#taken += taken.length;
     return taken;
@@ -471,7 +475,9 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Whether a stop leaves what has not started in the inbox. */
   get #leavesRest(): boolean {
-    const { inbox } = this.#parts;
+    const { source, inbox } = this.#parts;
+    // A last batch that cannot be fetched again may need room to be stored.
+    if (!source.confirm && !this.#receivedAll) return false;
     return inbox.durable && (!this.failed || inbox.lead !== undefined);
   }
 

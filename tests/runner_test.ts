@@ -975,6 +975,49 @@ Deno.test("a custom source with the old members loses nothing at a stop", async 
   assertEquals(seen, Array.from({ length: n }, (_, i) => i));
 });
 
+Deno.test("a run that is over leaves the source to the next one", async () => {
+  let opened = 0;
+  let active = false;
+  let push: ((update: number) => void) | undefined;
+  const reads = new Set<() => void>();
+  // Cannot be interrupted: a read ends with an update, or with the test.
+  const source: UpdateSource<number> = {
+    async *generator() {
+      const session = ++opened;
+      active = true;
+      while (active && session === opened) {
+        const update = await new Promise<number>((resolve) => {
+          push = resolve;
+          reads.add(() => resolve(-1));
+        });
+        if (update >= 0) yield [update];
+      }
+    },
+    setGeneratorPace() {},
+    isActive: () => active,
+    close: () => active = false,
+  };
+  const seen: number[] = [];
+  const sink = createConcurrentSink<number>({
+    consume: (update) => Promise.resolve(void seen.push(update)),
+  }, () => Promise.resolve());
+  const handle = createRunner(source, sink);
+  handle.start();
+  await until(() => opened === 1);
+  await handle.stop({ timeout: 5 });
+  handle.start();
+  await until(() => opened === 2);
+  // For longer than a run waits for a source that it has closed.
+  await sleep(1100);
+  assert(handle.isRunning());
+  assert(active);
+  push!(7);
+  await until(() => seen.length === 1);
+  const stopped = handle.stop();
+  for (const end of reads) end();
+  await stopped;
+});
+
 Deno.test("stop does not hang on a supplier that ignores its signal", async () => {
   const source = createSource({
     supply: () => new Promise<number[]>(() => {}),

@@ -10,7 +10,12 @@ import fc from "fast-check";
 import process from "node:process";
 import type { Update } from "../deps.ts";
 import type { RunnerEvent } from "../events.ts";
-import { run } from "../mod.ts";
+import {
+  createConcurrentSink,
+  createRunner,
+  createSource,
+  run,
+} from "../mod.ts";
 import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
 import {
   createBot,
@@ -736,6 +741,37 @@ Deno.test("updates that failed or timed out have finished, those that a stop gav
   assertEquals(told, ["failed fails", "timed out hangs"]);
   await using left = await openInbox(path, {}, 123456);
   assertEquals(ids(await left.take(9, NEVER)), [given.update_id]);
+});
+
+Deno.test("what a source without confirm has given is stored at a stop, also in a full inbox", async () => {
+  using dir = tempDir();
+  const inbox = createSqliteInbox<Tiny>(dir.path(), { lookahead: 1 });
+  let id = 0;
+  const supply = async () => {
+    await sleep(1);
+    return tiny(++id);
+  };
+  const seen: number[] = [];
+  const sink = createConcurrentSink<Tiny>(
+    {
+      async consume({ update_id }) {
+        await sleep(5);
+        seen.push(update_id);
+      },
+    },
+    () => Promise.resolve(),
+    { concurrency: 1 },
+  );
+  const handle = createRunner(createSource({ supply }), sink, {
+    inbox,
+    botId: 1,
+  });
+  handle.start();
+  await until(() => id === 5);
+  await handle.stop();
+  await using left = await openInbox(dir.path());
+  const rest = left.stats!().buffered === 0 ? [] : await left.take(9, NEVER);
+  assertEquals([...seen, ...ids(rest)], [1, 2, 3, 4, 5]);
 });
 
 Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
