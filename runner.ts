@@ -253,7 +253,7 @@ export interface RunnerHandle<Y = unknown> {
  * function main() {
  *   const bot = new Bot("123456:token");
  *   bot.on("message", (ctx) => ctx.reply("Got it!"));
- *   bot.catch(console.error);
+ *   bot.catch((error) => console.error(error.message));
  *   run(bot, { sink: { concurrency: 100 } });
  * }
  * ```

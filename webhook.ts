@@ -149,7 +149,7 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
  * async function main() {
  *   const bot = new Bot("123456:token");
  *   bot.on("message", (ctx) => ctx.reply("Got it!"));
- *   bot.catch(console.error);
+ *   bot.catch((error) => console.error(error.message));
  *
  *   const secretToken = "a-long-random-string";
  *   const source = createWebhookSource({ secretToken });
