@@ -216,34 +216,52 @@ function fakeStats(part: Partial<RunnerStats>): () => RunnerStats {
   return () => ({ ...stats, inbox: {}, ...part }) as RunnerStats;
 }
 
-Deno.test("metrics add up the numbers of several runners that have not stopped", async () => {
-  await using collector = new Collector();
-  const record = recordMetrics();
-  const inbox = { unfinished: 5, quarantined: 1, leading: true };
-  const first = { running: 1, parked: 2, buffered: 3, inbox };
-  const second: Partial<RunnerStats> = { running: 10, parked: 20, inbox };
-  const stats = fakeStats(first);
-  record({ type: "started", stats });
-  record({ type: "started", stats }); // once more, after a stop
-  const other = fakeStats(second);
-  record({ type: "started", stats: () => ({ ...other(), ...second }) });
-  const levels = async () => {
-    const table = await collector.read();
-    return Object.entries(table).map(([name, value]) => `${name} ${value}`);
-  };
-  assertEquals(await levels(), [
-    "running.updates 11",
-    "parked.updates 22",
-    "buffered.updates 3",
-    "inbox.updates unfinished 10",
-    "inbox.updates quarantined 2",
-  ]);
-  second.state = "stopped";
-  assertEquals((await levels()).slice(0, 3), [
-    "running.updates 1",
-    "parked.updates 2",
-    "buffered.updates 3",
-  ]);
+for (const each of ["all share one function", "each have their own"]) {
+  Deno.test(`metrics add up the numbers of runners that ${each}`, async () => {
+    await using collector = new Collector();
+    const shared = recordMetrics();
+    const recordOther = each.startsWith("all") ? shared : recordMetrics();
+    const inbox = { unfinished: 5, quarantined: 1, leading: true };
+    const first = { running: 1, parked: 2, buffered: 3, inbox };
+    const second: Partial<RunnerStats> = { running: 10, parked: 20, inbox };
+    const stats = fakeStats(first);
+    shared({ type: "started", stats });
+    shared({ type: "started", stats }); // once more, after a stop
+    const other = fakeStats(second);
+    recordOther({ type: "started", stats: () => ({ ...other(), ...second }) });
+    const levels = async () => {
+      const table = await collector.read();
+      return Object.entries(table).map(([name, value]) => `${name} ${value}`);
+    };
+    assertEquals(await levels(), [
+      "running.updates 11",
+      "parked.updates 22",
+      "buffered.updates 3",
+      "inbox.updates unfinished 10",
+      "inbox.updates quarantined 2",
+    ]);
+    second.state = "stopped";
+    assertEquals((await levels()).slice(0, 3), [
+      "running.updates 1",
+      "parked.updates 2",
+      "buffered.updates 3",
+    ]);
+  });
+}
+
+Deno.test("metrics forget runners that have stopped, also if nothing collects", () => {
+  const calls: string[] = [];
+  for (const name of ["a", "b", "c"]) {
+    const stats = fakeStats({ state: "stopped" });
+    recordMetrics()({
+      type: "started",
+      stats() {
+        calls.push(name);
+        return stats();
+      },
+    });
+  }
+  assertEquals(calls, ["a", "b", "c"]);
 });
 
 Deno.test("updates of ever new types do not make ever more metrics and names", async () => {
