@@ -38,8 +38,9 @@ const BOUNDS =
  * | `grammy.runner.inbox.updates` | gauge | `grammy.runner.inbox.state` |
  *
  * The type of an update is the name of its field, such as `message`. The type of
- * an error is the error code of the Bot API, or the name of the error. The state
- * is what the inbox calls its numbers, such as `buffered` or `unfinished`.
+ * an error is the error code of the Bot API, or the name of the error. Both are
+ * `_OTHER` if there is none, or none that is known. The state is what the inbox
+ * calls its numbers, such as `buffered` or `unfinished`.
  *
  * @returns A function to be called with all events of a runner
  *
