@@ -313,8 +313,8 @@ function describe(error: unknown): string {
 
 /**
  * Masks tokens. Network errors quote the URL of the request, and objects of
- * grammY hold the bare token. Shorter numbers than those of bots, and what is as
- * short as a column, are places in source code.
+ * grammY hold the bare token: at least 5 digits, and 5 characters, as what is
+ * shorter can be a line and a column.
  */
 export function hideToken(text: string): string {
   return text.replace(
