@@ -134,7 +134,7 @@ export class WebhookDelivery {
     let retryAfter: number | undefined;
     try {
       const answer = await this.#post(update, request.signal);
-      if (!this.#isClosed) retryAfter = this.#judge(answer);
+      if (!this.#isClosed) retryAfter = this.#judge(update, answer);
     } catch (error) {
       // Where fetch tells a reason, it hides it in the cause.
       const { cause = error } = error as Error;
@@ -168,6 +168,7 @@ export class WebhookDelivery {
 
   /** Returns after how many seconds to try again; `undefined` if all is well. */
   #judge(
+    update: StoredUpdate,
     { response, body }: { response: Response; body: Uint8Array },
   ): number | undefined {
     const { ok, status, statusText, headers } = response;
@@ -175,13 +176,15 @@ export class WebhookDelivery {
       this.#note(`Wrong response from the webhook: ${status} ${statusText}`);
       return integer(headers.get("retry-after"), 0, 0, MAX_RETRY_AFTER);
     }
+    // First, as the call can put another webhook in the place of this one.
+    this.store.remove(update);
     const type = headers.get("content-type") ?? "";
     const { method, ...params } = decodeParams(undefined, type, body) ?? {};
     if (typeof method === "string") this.replied(method, params);
   }
 
   #delivered(queue: Queue): void {
-    this.store.remove(queue.updates.shift()!);
+    queue.updates.shift();
     queue.failures = 0;
     if (queue.updates.length > 0) this.#ready.push(queue);
     else this.#queues.delete(queue.key);

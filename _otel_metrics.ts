@@ -1,5 +1,5 @@
 // deno-lint-ignore no-import-prefix -- raw files have no import map
-import { metrics } from "npm:@opentelemetry/api@1";
+import { type MeterProvider, metrics } from "npm:@opentelemetry/api@1";
 import {
   attributesBy,
   ERROR_TYPE,
@@ -19,8 +19,8 @@ const BOUNDS =
   [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
 
 /**
- * Records metrics of a runner. The result is for the option `onEvent`. It can
- * serve several runners, whose numbers are added up.
+ * Records metrics of a runner. The result is for the option `onEvent`. The numbers
+ * of several runners are added up, whether they share it or each have their own.
  *
  * | Name | Kind and unit | Attributes |
  * | --- | --- | --- |
@@ -38,8 +38,9 @@ const BOUNDS =
  * | `grammy.runner.inbox.updates` | gauge | `grammy.runner.inbox.state` |
  *
  * The type of an update is the name of its field, such as `message`. The type of
- * an error is the error code of the Bot API, or the name of the error. The state
- * is what the inbox calls its numbers, such as `buffered` or `unfinished`.
+ * an error is the error code of the Bot API, or the name of the error. Both are
+ * `_OTHER` if there is none, or none that is known. The state is what the inbox
+ * calls its numbers, such as `buffered` or `unfinished`.
  *
  * @returns A function to be called with all events of a runner
  *
@@ -119,8 +120,38 @@ export function recordMetrics(): (event: RunnerEvent) => void {
   };
 }
 
+/**
+ * The runners that each SDK observes. It takes one number of each kind: were there
+ * a callback for each runner, the last one would win.
+ */
+const observed = new WeakMap<MeterProvider, Set<() => RunnerStats>>();
+
 /** Observes runners from when they have started until they have stopped. */
 function observeStats(): (stats: () => RunnerStats) => void {
+  const provider = metrics.getMeterProvider();
+  const runners = observed.get(provider) ?? new Set();
+  if (!observed.has(provider)) {
+    observed.set(provider, runners);
+    observeAll(runners);
+  }
+  return (stats) => {
+    runners.add(stats);
+    takeAll(runners); // if nothing collects, this keeps the set small
+  };
+}
+
+/** Takes the numbers of runners, and forgets those that have stopped. */
+function takeAll(runners: Set<() => RunnerStats>): RunnerStats[] {
+  const all: RunnerStats[] = [];
+  for (const stats of runners) {
+    const now = stats();
+    if (now.state !== "stopped" && now.state !== "failed") all.push(now);
+    else runners.delete(stats);
+  }
+  return all;
+}
+
+function observeAll(runners: Set<() => RunnerStats>): void {
   const meter = metrics.getMeter(SCOPE);
   const level = (what: string, description: string) =>
     meter.createObservableUpDownCounter(`${PREFIX}.${what}.updates`, {
@@ -135,21 +166,15 @@ function observeStats(): (stats: () => RunnerStats) => void {
     unit: "{update}",
     description: "Updates in the inbox",
   });
-  const runners = new Set<() => RunnerStats>();
 
   meter.addBatchObservableCallback((result) => {
     const sum = { running: 0, parked: 0, buffered: 0 };
     const states = new Map<string, number>();
-    for (const stats of runners) {
-      const now = stats();
-      if (now.state === "stopped" || now.state === "failed") {
-        runners.delete(stats);
-        continue;
-      }
-      sum.running += now.running;
-      sum.parked += now.parked;
-      sum.buffered += now.buffered;
-      for (const [state, value] of Object.entries(now.inbox)) {
+    for (const stats of takeAll(runners)) {
+      sum.running += stats.running;
+      sum.parked += stats.parked;
+      sum.buffered += stats.buffered;
+      for (const [state, value] of Object.entries(stats.inbox)) {
         if (typeof value !== "number") continue;
         states.set(state, (states.get(state) ?? 0) + value);
       }
@@ -161,5 +186,4 @@ function observeStats(): (stats: () => RunnerStats) => void {
       result.observe(inbox, value, { [`${PREFIX}.inbox.state`]: state });
     }
   }, [running, parked, buffered, inbox]);
-  return (stats) => void runners.add(stats);
 }

@@ -1,4 +1,5 @@
 import {
+  type Exception,
   type Span,
   SpanKind,
   SpanStatusCode,
@@ -9,6 +10,7 @@ import {
   attributesBy,
   ERROR_TYPE,
   errorTypeOf,
+  nameOf,
   SCOPE,
   typeOf,
   UPDATE_TYPE,
@@ -52,8 +54,8 @@ export interface TracedContext {
  * `CLIENT`, and is named like the method.
  *
  * Errors are passed on. The span of what has failed has the status `ERROR`, the
- * attribute `error.type`, and the stack of the error without its message, which
- * may quote what people write. A span ends no later than the time limit of the
+ * attribute `error.type`, and the frames of the error's stack that tell a place:
+ * messages may quote what people write. A span ends no later than the time limit of the
  * update, or a stop that runs out of time; its `error.type` tells so.
  *
  * To record more, set it on the active span, as in the example.
@@ -141,17 +143,34 @@ export function traceUpdates(): (
   };
 }
 
+/** Never throws, whatever was thrown. */
 function recordError(span: Span, error: unknown): void {
-  const name = errorTypeOf(error);
-  span.setAttribute(ERROR_TYPE, name);
   span.setStatus({ code: SpanStatusCode.ERROR });
-  if (error instanceof Error) {
-    span.recordException({ name: error.name, stack: framesOf(error) });
+  span.setAttribute(ERROR_TYPE, errorTypeOf(error));
+  const exception = exceptionOf(error);
+  if (exception !== undefined) span.recordException(exception);
+}
+
+function exceptionOf(error: unknown): Exception | undefined {
+  try {
+    if (error instanceof Error) {
+      return { name: nameOf(error), stack: framesOf(error) };
+    }
+  } catch {
+    // It has getters that throw.
   }
 }
 
-/** The stack of an error without the message that it begins with. */
-function framesOf({ message, stack = "" }: Error): string {
+/** A line of a stack: a name, and a place without spaces. */
+const FRAME =
+  /^ +at (?:[\w$.<>[\]# ]+ \()?(?:\w+:\/\/|(?:node|ext):|\/|[A-Z]:\\)\S*:\d+:\d+\)?$/;
+
+/**
+ * The lines of an error's stack that are frames. The others are messages: of the
+ * error when it was made, or of what was added to its stack.
+ */
+function framesOf({ message, stack }: Error): string {
+  if (typeof stack !== "string") return "";
   const lines = stack.replace(message, "").split("\n");
-  return lines.filter((line) => /^\s+at /.test(line)).join("\n");
+  return lines.filter((line) => FRAME.test(line)).join("\n");
 }

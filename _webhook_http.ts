@@ -12,6 +12,8 @@ const MAX_WAIT_MS = 10_000;
 const MAX_REQUESTS = 100;
 /** Updates are far smaller. */
 const MAX_BODY_BYTES = 1024 * 1024;
+/** Updates are far flatter. Writing what is very deep as JSON exceeds the stack. */
+const MAX_LEVELS = 100;
 
 /** A request, whatever the server. */
 export interface Incoming {
@@ -136,7 +138,15 @@ async function readBody(
 function parse<Y>(bytes: Uint8Array): Y | undefined {
   const json = JSON.parse(new TextDecoder("utf-8", DECODING).decode(bytes));
   const id: unknown = json?.update_id;
-  return Number.isSafeInteger(id) && id as number >= 0 ? json : undefined;
+  const isUpdate = Number.isSafeInteger(id) && id as number >= 0;
+  return isUpdate && isWithin(MAX_LEVELS, json) ? json : undefined;
+}
+
+/** Whether so many levels of objects and arrays are enough for a value. */
+function isWithin(levels: number, value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return true;
+  return levels > 0 &&
+    Object.values(value).every((part) => isWithin(levels - 1, part));
 }
 
 const DECODING = { fatal: true };

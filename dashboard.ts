@@ -10,7 +10,7 @@
  * function main() {
  *   const bot = new Bot("123456:token");
  *   bot.on("message", (ctx) => ctx.reply("Got it!"));
- *   bot.catch(console.error);
+ *   bot.catch((error) => console.error(error.message));
  *   run(bot, { onEvent: dashboard() });
  * }
  * ```

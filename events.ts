@@ -296,12 +296,29 @@ export function logEvent(event: RunnerEvent): void {
 /** What each line that is printed here begins with. */
 export const LOG_PREFIX = "[grammY runner]";
 
-function log(message: string, ...errors: unknown[]): void {
-  const texts = errors.map((error) => hideToken(inspect(error)));
+/** Prints a message, and what errors tell without telling the token. */
+export function log(message: string, ...errors: unknown[]): void {
+  const texts = errors.map((error) => hideToken(describe(error)));
   console.error(LOG_PREFIX, message, ...texts);
 }
 
-/** Network errors quote the URL of the request, which contains the token. */
+/** Leaves out the context in a `BotError` of grammY: it tells what people write. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error && "ctx" in error && "error" in error)) {
+    return inspect(error);
+  }
+  const { update } = (error.ctx ?? {}) as { update?: { update_id?: number } };
+  return `in update ${update?.update_id}: ${describe(error.error)}`;
+}
+
+/**
+ * Masks tokens. Network errors quote the URL of the request, and objects of
+ * grammY hold the bare token: at least 5 digits, and 5 characters, as what is
+ * shorter can be a line and a column.
+ */
 export function hideToken(text: string): string {
-  return text.replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
+  return text.replace(
+    /(\bbot\d+):[\w-]+|(?<!\d)(\d{5,}):[\w-]{5,}/g,
+    "$1$2:<token>",
+  );
 }

@@ -6,7 +6,9 @@
  * Nothing that is recorded here tells who wrote what to the bot. Beware of the
  * spans that Deno, and instrumentations of Node, record for every HTTP request:
  * URLs of the Bot API contain the token. Have your collector remove the
- * attributes `url.full` and `url.path`.
+ * attributes `url.full` and `url.path`. Deno also exports what the program prints
+ * to the console, such as errors that quote what people write, unless you set
+ * `OTEL_DENO_CONSOLE=ignore`.
  *
  * @example
  * ```ts

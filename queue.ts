@@ -1,3 +1,5 @@
+import { log } from "./events.ts";
+
 /**
  * How the task of an element ended: its worker's promise resolved
  * (`"handled"`), it rejected and the error handler was called (`"failed"`), or
@@ -643,7 +645,7 @@ export class DecayingDeque<Y, R = unknown> {
 
   #handlerFailed(error: unknown, task: Task<Y, R>): void {
     if (task.observer) task.observer.handlerFailed(error, task.elem);
-    else console.error("The handler of an error or a timeout failed:", error);
+    else log("The handler of an error or a timeout failed:", error);
   }
 
   #park(task: Task<Y, R>): Promise<void> {

@@ -253,7 +253,7 @@ export interface RunnerHandle<Y = unknown> {
  * function main() {
  *   const bot = new Bot("123456:token");
  *   bot.on("message", (ctx) => ctx.reply("Got it!"));
- *   bot.catch(console.error);
+ *   bot.catch((error) => console.error(error.message));
  *   run(bot, { sink: { concurrency: 100 } });
  * }
  * ```
@@ -262,10 +262,16 @@ export function run<Y extends { update_id: number }, R>(
   bot: BotAdapter<Y, R>,
   options: RunOptions<Y> = {},
 ): RunnerHandle<Y> {
+  const { source: given = {}, inbox, onEvent, signal } = options;
+  if (typeof given !== "object" || given === null) {
+    throw new TypeError(
+      `Cannot create runner: source must be options or a source: received ${given}`,
+    );
+  }
   const supplier = createUpdateSupplier(bot, options.runner);
-  const source = options.source && "generator" in options.source
-    ? initializing(options.source, supplier)
-    : createSource(supplier, options.source);
+  const source = "generator" in given
+    ? initializing(given, supplier)
+    : createSource(supplier, given);
   const sink = createConcurrentSink<Y, R>(
     {
       consume(update, slot) {
@@ -276,7 +282,6 @@ export function run<Y extends { update_id: number }, R>(
     async (error) => void await bot.errorHandler(error),
     options.sink,
   );
-  const { inbox, onEvent, signal } = options;
   const handle = createRunner(source, sink, {
     inbox,
     onEvent,

@@ -100,7 +100,7 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
    * | Status | When |
    * | ------ | ---- |
    * | 200    | the inbox has the update, from now on or from an earlier request |
-   * | 400    | the body is no update |
+   * | 400    | the body is no update, or is nested deeper than 100 levels |
    * | 401    | the secret token is wrong |
    * | 405    | the method is not POST |
    * | 408    | the body took longer than 10 seconds to arrive |
@@ -110,7 +110,8 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
   handler: (request: Request) => Promise<Response>;
   /**
    * The same for `node:http` and what builds on it, such as Express. Nothing
-   * else may have read the body before.
+   * else may have read the body before. If something else has answered before,
+   * Telegram gets that answer.
    */
   listener: (request: NodeRequest, response: NodeResponse) => Promise<void>;
 }
@@ -149,7 +150,7 @@ export interface WebhookSource<Y> extends UpdateSource<Y> {
  * async function main() {
  *   const bot = new Bot("123456:token");
  *   bot.on("message", (ctx) => ctx.reply("Got it!"));
- *   bot.catch(console.error);
+ *   bot.catch((error) => console.error(error.message));
  *
  *   const secretToken = "a-long-random-string";
  *   const source = createWebhookSource({ secretToken });
@@ -245,8 +246,12 @@ class Webhook<Y extends { update_id: number }> implements WebhookSource<Y> {
       header: (name) => request.headers[name]?.toString(),
       body: request,
     });
-    response.writeHead(status, headers);
-    response.end(text);
+    try {
+      response.writeHead(status, headers);
+      response.end(text);
+    } catch {
+      // Somebody else has answered, such as middleware that limits the time.
+    }
   };
 
   async *generator(): AsyncGenerator<Y[]> {

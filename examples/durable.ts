@@ -44,7 +44,7 @@ function runBot(): void {
     await new Promise((resolve) => setTimeout(resolve, 100));
     await ctx.reply(`You said: ${ctx.msg.text}`);
   });
-  bot.catch(console.error);
+  bot.catch((error) => console.error(error.message));
   const handle = run(bot, { inbox: createSqliteInbox<Update>(FILE) });
   Deno.addSignalListener("SIGINT", () => handle.stop().then(() => Deno.exit()));
 }

@@ -4,7 +4,10 @@ import { Bot } from "grammy";
 
 /** The limits of `healthOf`, in milliseconds. */
 export interface Limits {
-  /** How long a call to `getUpdates` can take: its timeout and the grace. */
+  /**
+   * How long it can be between two answers to `getUpdates`: its timeout, the
+   * grace, and `maxDelayMilliseconds` if the bot sets a `speedTrafficBalance`.
+   */
   poll: number;
   /** How long it may happen that all slots are taken and nothing ends. */
   stuck: number;

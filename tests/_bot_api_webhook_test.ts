@@ -341,3 +341,26 @@ Deno.test("webhook is not set if its parameters are wrong", async () => {
   }
   assertEquals((await call(server, "getWebhookInfo")).url, "");
 });
+
+for (const method of ["deleteWebhook", "setWebhook"]) {
+  Deno.test(`webhook whose answer calls ${method} has confirmed the update`, async () => {
+    await using server = await start();
+    await using hook: Hook = new Hook(() =>
+      Response.json({ method, url: hook.url, max_connections: 5 })
+    );
+    await call(server, "setWebhook", { url: hook.url });
+    server.pushText("a");
+    const made = method === "setWebhook" ? 2 : 1;
+    await server.waitFor(() => server.calls(method).length >= made);
+    assertEquals(server.confirmed(), [1]);
+    assertEquals(server.stats().unconfirmed, 0);
+    const { url } = await call(server, "getWebhookInfo");
+    assertEquals(url, method === "setWebhook" ? hook.url : "");
+    if (method === "deleteWebhook") {
+      await call(server, "setWebhook", { url: hook.url });
+    }
+    server.pushText("b");
+    await isEmpty(server);
+    assertEquals(hook.ids, [1, 2]);
+  });
+}

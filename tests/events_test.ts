@@ -1,5 +1,11 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { logEvent, type RunnerEvent, type RunnerStats } from "../events.ts";
+import { Bot, BotError, type Context } from "grammy";
+import {
+  hideToken,
+  logEvent,
+  type RunnerEvent,
+  type RunnerStats,
+} from "../events.ts";
 
 /** What is printed for an event: one string a line. */
 function linesOf(event: RunnerEvent): string[] {
@@ -137,3 +143,40 @@ for (
     }
   });
 }
+
+Deno.test("log hides bare tokens, whatever has them", () => {
+  for (
+    const token of [
+      "123456:short",
+      "7123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw-",
+    ]
+  ) {
+    const { api } = new Bot(token);
+    for (const error of [api, Object.assign(new Error("oops"), { api })]) {
+      const [line] = linesOf({ type: "fatal", error });
+      assert(!line.includes(token.slice(-5)), line);
+      assertStringIncludes(line, `${token.split(":")[0]}:<token>`);
+    }
+  }
+});
+
+Deno.test("log hides nothing but tokens", () => {
+  const text =
+    "At 2026-11-24T00:26:15, file:///a.js:123456:7890 told 127.0.0.1:8080";
+  assertEquals(hideToken(text), text);
+});
+
+Deno.test("log prints what failed in which update, and not its context", () => {
+  const bot = new Bot("123456:short");
+  const update = { update_id: 7, message: { text: "private" } };
+  const ctx = { update, api: bot.api } as unknown as Context;
+  const inner = new BotError(new TypeError("inner"), ctx);
+  for (const error of [inner, new BotError(inner, ctx)]) {
+    const [line] = linesOf({ type: "handler-failed", error, update });
+    assertStringIncludes(line, "in update 7: ");
+    assertStringIncludes(line, "TypeError: inner");
+    assertStringIncludes(line, "events_test.ts");
+    assert(!line.includes("private"), line);
+    assert(!line.includes("short"), line);
+  }
+});

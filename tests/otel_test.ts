@@ -216,57 +216,93 @@ function fakeStats(part: Partial<RunnerStats>): () => RunnerStats {
   return () => ({ ...stats, inbox: {}, ...part }) as RunnerStats;
 }
 
-Deno.test("metrics add up the numbers of several runners that have not stopped", async () => {
-  await using collector = new Collector();
-  const record = recordMetrics();
-  const inbox = { unfinished: 5, quarantined: 1, leading: true };
-  const first = { running: 1, parked: 2, buffered: 3, inbox };
-  const second: Partial<RunnerStats> = { running: 10, parked: 20, inbox };
-  const stats = fakeStats(first);
-  record({ type: "started", stats });
-  record({ type: "started", stats }); // once more, after a stop
-  const other = fakeStats(second);
-  record({ type: "started", stats: () => ({ ...other(), ...second }) });
-  const levels = async () => {
-    const table = await collector.read();
-    return Object.entries(table).map(([name, value]) => `${name} ${value}`);
-  };
-  assertEquals(await levels(), [
-    "running.updates 11",
-    "parked.updates 22",
-    "buffered.updates 3",
-    "inbox.updates unfinished 10",
-    "inbox.updates quarantined 2",
-  ]);
-  second.state = "stopped";
-  assertEquals((await levels()).slice(0, 3), [
-    "running.updates 1",
-    "parked.updates 2",
-    "buffered.updates 3",
-  ]);
+for (const each of ["all share one function", "each have their own"]) {
+  Deno.test(`metrics add up the numbers of runners that ${each}`, async () => {
+    await using collector = new Collector();
+    const shared = recordMetrics();
+    const recordOther = each.startsWith("all") ? shared : recordMetrics();
+    const inbox = { unfinished: 5, quarantined: 1, leading: true };
+    const first = { running: 1, parked: 2, buffered: 3, inbox };
+    const second: Partial<RunnerStats> = { running: 10, parked: 20, inbox };
+    const stats = fakeStats(first);
+    shared({ type: "started", stats });
+    shared({ type: "started", stats }); // once more, after a stop
+    const other = fakeStats(second);
+    recordOther({ type: "started", stats: () => ({ ...other(), ...second }) });
+    const levels = async () => {
+      const table = await collector.read();
+      return Object.entries(table).map(([name, value]) => `${name} ${value}`);
+    };
+    assertEquals(await levels(), [
+      "running.updates 11",
+      "parked.updates 22",
+      "buffered.updates 3",
+      "inbox.updates unfinished 10",
+      "inbox.updates quarantined 2",
+    ]);
+    second.state = "stopped";
+    assertEquals((await levels()).slice(0, 3), [
+      "running.updates 1",
+      "parked.updates 2",
+      "buffered.updates 3",
+    ]);
+  });
+}
+
+Deno.test("metrics forget runners that have stopped, also if nothing collects", () => {
+  const calls: string[] = [];
+  for (const name of ["a", "b", "c"]) {
+    const stats = fakeStats({ state: "stopped" });
+    recordMetrics()({
+      type: "started",
+      stats() {
+        calls.push(name);
+        return stats();
+      },
+    });
+  }
+  assertEquals(calls, ["a", "b", "c"]);
 });
 
-Deno.test("updates of ever new types do not make ever more metrics and names", async () => {
+Deno.test("types of updates that are made up are not told, and take no room", async () => {
   await using collector = new Collector();
   const record = recordMetrics();
   const middleware = traceUpdates();
   const api = { config: { use: () => {} } };
-  for (let i = 0; i < 500; i++) {
-    record({
-      type: "received",
-      updates: [{ update_id: i, [`type_${i}`]: {} }],
-    });
-    const update = { update_id: i, [`type_${i}`]: {} };
+  const fields = Array.from({ length: 500 }, (_, i) => `type_${i}`);
+  fields.push("Bob Smith, 5 Elm Street", "x".repeat(10_000), "toString");
+  for (const [update_id, field] of [...fields, "message"].entries()) {
+    const update = { update_id, [field]: {} };
+    record({ type: "received", updates: [update] });
     await middleware({ update, api }, () => Promise.resolve());
   }
+  const both = { update_id: 0, made_up: {}, callback_query: {} };
+  record({ type: "received", updates: [both] });
   const table = await collector.read();
-  const rows = Object.keys(table).filter((row) => row.startsWith("received"));
-  assertEquals(rows.length, 65);
-  assertEquals(table["received.updates type_0"], 1);
-  assertEquals(table["received.updates _OTHER"], 500 - 64);
+  const rows = Object.entries(table).filter(([row]) =>
+    row.startsWith("received")
+  );
+  assertEquals(rows, [
+    ["received.updates _OTHER", fields.length],
+    ["received.updates message", 1],
+    ["received.updates callback_query", 1],
+  ]);
   const names = new Set(collector.spans.map((span) => span.name));
-  assertEquals(names.size, 65);
-  assert(names.has("handle _OTHER"));
+  assertEquals([...names], ["handle _OTHER", "handle message"]);
+});
+
+Deno.test("errors of ever new names do not make ever more metrics", async () => {
+  await using collector = new Collector();
+  const record = recordMetrics();
+  for (let i = 0; i < 500; i++) {
+    const error = Object.assign(new Error(), { name: `Error${i}` });
+    record({ type: "poll-failed", error, failures: 1, retryInMs: 1 });
+  }
+  const table = await collector.read();
+  const rows = Object.keys(table).filter((row) => row.startsWith("failed"));
+  assertEquals(rows.length, 65);
+  assertEquals(table["failed.polls Error0"], 1);
+  assertEquals(table["failed.polls _OTHER"], 500 - 64);
 });
 
 Deno.test("metrics take updates of any type, and errors of any type", async () => {
@@ -387,6 +423,75 @@ Deno.test("what is thrown without being an error is passed on, too", async () =>
   assertEquals(attributes["error.type"], "_OTHER");
   assertEquals(events, []);
 });
+
+const ADDRESS = "please cancel\n    at Bob Smith, 5 Elm Street\n at 12:30:15";
+const secretive: [string, () => unknown][] = [
+  ["whose message was changed after its stack was read", () => {
+    const error = new Error(ADDRESS);
+    assert(error.stack);
+    error.message = `While handling: ${ADDRESS}`;
+    return error;
+  }],
+  ["whose stack has got that of another", () => {
+    const error = new Error("outer");
+    error.stack += `\nCaused by: ${new Error(ADDRESS).stack}`;
+    return error;
+  }],
+  [
+    "whose message has the form of a frame",
+    () => new Error(`Bob Smith\n    at home (file:///Bob/Smith:1:2)`),
+  ],
+  [
+    "whose name is a text",
+    () => Object.assign(new Error("oops"), { name: ADDRESS }),
+  ],
+];
+for (const [which, make] of secretive) {
+  Deno.test(`spans tell the frames, and nothing else, of an error ${which}`, async () => {
+    await using collector = new Collector();
+    await traceTexts(["hello"], () => Promise.reject(make()));
+    const span = collector.span("handle message");
+    assertMatch(contents(span), /otel_test\.ts:\d+:\d+/);
+    assert(!/Bob|Smith|cancel|12:30/.test(contents(span)), contents(span));
+  });
+}
+
+const throwing = {
+  get(): never {
+    throw new Error("of the getter");
+  },
+};
+const hostile: [string, unknown][] = [
+  ["whose stack is no string", Object.assign(new Error(), { stack: ["a"] })],
+  ["whose stack throws", Object.defineProperty(new Error(), "stack", throwing)],
+  ["whose name throws", Object.defineProperty(new Error(), "name", throwing)],
+  ["whose name is an object", Object.assign(new Error(), { name: {} })],
+  ["without a message", Object.assign(new Error(), { message: undefined })],
+  ["that throws whatever is read", new Proxy({}, throwing)],
+  [
+    "that throws when asked what it is",
+    new Proxy(new Error(), {
+      getPrototypeOf: throwing.get,
+    }),
+  ],
+];
+for (const [which, error] of hostile) {
+  Deno.test(`traces pass on an error ${which}`, async () => {
+    await using collector = new Collector();
+    const api = { config: { use: () => {} } };
+    let passedOn: unknown;
+    try {
+      const update = { update_id: 1, message: {} };
+      await traceUpdates()({ update, api }, () => Promise.reject(error));
+    } catch (thrown) {
+      passedOn = thrown;
+    }
+    assert(passedOn === error);
+    const { status, attributes } = collector.span("handle message");
+    assertEquals(status, { code: 2 });
+    assertMatch(`${attributes["error.type"]}`, /^(Error|_OTHER)$/);
+  });
+}
 
 Deno.test("spans of calls that fail tell the error code", async () => {
   await using collector = new Collector();

@@ -407,7 +407,9 @@ Deno.test("queue prints what fails in handlers if nobody observes", async () => 
   const printed: unknown[] = [];
   console.error = (...args) => printed.push(args.at(-1));
   try {
-    const { queue, tasks } = setup({ catchError: () => Promise.reject("no") });
+    const { queue, tasks } = setup({
+      catchError: () => Promise.reject({ token: "123456:token" }),
+    });
     queue.add([0]);
     tasks[0].reject("oh no");
     await settle();
@@ -415,7 +417,7 @@ Deno.test("queue prints what fails in handlers if nobody observes", async () => 
   } finally {
     console.error = error;
   }
-  assertEquals(printed, ["no"]);
+  assertEquals(printed, ["{ token: '123456:<token>' }"]);
 });
 
 Deno.test("queue times out an element whose error handler hangs, once", async () => {

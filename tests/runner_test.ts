@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { BotError, type Context } from "grammy";
+import { Bot, BotError, type Context } from "grammy";
 import {
   abortSignal,
   createConcurrentSink,
@@ -1125,5 +1125,17 @@ Deno.test("a runner refuses parts that are none", () => {
   ];
   for (const [options, message] of bad) {
     assertThrows(() => createRunner(source, sink, options), TypeError, message);
+  }
+});
+
+Deno.test("run refuses a source that is neither options nor a source", () => {
+  const bot = new Bot("123456:token");
+  for (const source of ["x", null, 5, true]) {
+    const options = { source } as unknown as RunOptions<Update>;
+    const error = assertThrows(() => run(bot, options), TypeError);
+    assertEquals(
+      error.message,
+      `Cannot create runner: source must be options or a source: received ${source}`,
+    );
   }
 });

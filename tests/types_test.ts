@@ -222,7 +222,7 @@ Deno.test("the lines in the table of the README type-check", () => {
     const bot = new Bot(token);
     run(bot, { sink: { concurrency: 50 } });
     bot.use(sequentialize((ctx) => ctx.chat?.id.toString()));
-    bot.catch((error) => console.error(error));
+    bot.catch((error) => console.error(error.message));
     run(bot, {
       sink: { timeout: { milliseconds: 60_000, handler: console.error } },
     });

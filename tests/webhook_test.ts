@@ -43,6 +43,14 @@ function requestOf(
   });
 }
 
+/** An update of so many levels of objects and arrays. */
+function nested(levels: number, update_id: number): string {
+  const arrays = levels - 1;
+  return `{"update_id":${update_id},"message":${"[".repeat(arrays)}${
+    "]".repeat(arrays)
+  }}`;
+}
+
 /** Sends updates with these ids at the same time; resolves with the statuses. */
 function send(
   source: WebhookSource<Update>,
@@ -222,7 +230,10 @@ Deno.test("handler answers what is no update of Telegram without throwing", asyn
     [400, requestOf(new Uint8Array([0x7b, 0xff, 0x7d]))],
     [400, requestOf(broken, { duplex: "half" } as RequestInit)],
     [400, used],
-    [200, requestOf('{"update_id":0}')],
+    [400, requestOf(nested(101, 0))],
+    [400, requestOf(nested(100_000, 0))],
+    [200, requestOf(nested(100, 0))],
+    [200, requestOf('{"update_id":1}')],
   ];
   const { handler } = source;
   for (const [status, request] of cases) {
@@ -232,7 +243,7 @@ Deno.test("handler answers what is no update of Telegram without throwing", asyn
     await response.body?.cancel();
   }
   await handle.stop();
-  assertEquals(handled, [0]);
+  assertEquals(handled, [0, 1]);
 });
 
 Deno.test("without a secret token, whoever knows the URL can send updates", async () => {
@@ -587,6 +598,30 @@ Deno.test("listener serves node:http", async () => {
   server.closeAllConnections();
   await new Promise((resolve) => server.close(resolve));
   assertEquals(handled.toSorted(), [1, 2]);
+});
+
+Deno.test("listener resolves although something else has answered", async () => {
+  const source = createWebhookSource({ secretToken: SECRET });
+  const { handle, handled } = start(source);
+  await isActive(source);
+  const listened = new Deferred<unknown>();
+  const server = createServer((request, response) => {
+    response.writeHead(504).end("Too slow");
+    source.listener(request, response).then(listened.resolve, listened.resolve);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  const response = await fetch(`http://127.0.0.1:${port}/`, {
+    method: "POST",
+    headers: { [SECRET_HEADER]: SECRET },
+    body: '{"update_id":1}',
+  });
+  assertEquals(await response.text(), "Too slow");
+  assertEquals(await listened.promise, undefined);
+  await handle.stop();
+  server.closeAllConnections();
+  await new Promise((resolve) => server.close(resolve));
+  assertEquals(handled, [1]);
 });
 
 Deno.test("bot is initialized before the first update, however often that fails", async () => {
