@@ -19,7 +19,7 @@ function runBot(name: string): void {
     await new Promise((resolve) => setTimeout(resolve, 300));
     await ctx.reply(`Machine ${name} got: ${ctx.msg.text}`);
   });
-  bot.catch(console.error);
+  bot.catch((error) => console.error(error.message));
   const handle = run(bot, {
     inbox: createPostgresInbox({
       connectionString: Deno.env.get("DATABASE_URL"),
