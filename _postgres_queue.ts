@@ -205,15 +205,23 @@ export class PostgresQueue {
     await this.#db.executeSql(`ANALYZE ${SCHEMA}.job_common`);
   }
 
-  /** How many updates wait to be taken, and how many are set aside. */
-  async count(): Promise<{ waiting: number; aside: number }> {
+  /**
+   * How many updates wait to be taken, how many of them after so many deaths, and
+   * how many are set aside.
+   */
+  async count(deaths: number) {
+    // The next claim counts the death that made the last one end.
     const { rows } = await this.#db.executeSql(
-      `SELECT name, count(*)::int AS n FROM ${SCHEMA}.job
+      `SELECT name, count(*)::int AS n, count(*) FILTER (
+         WHERE retry_count + (started_on IS NOT NULL)::int >= $3
+       )::int AS suspects FROM ${SCHEMA}.job
        WHERE name IN ($1, $2) AND state < 'active' GROUP BY name`,
-      [this.name, this.#aside],
+      [this.name, this.#aside, deaths],
     );
-    const of = (name: string) => rows.find((row) => row.name === name)?.n ?? 0;
-    return { waiting: of(this.name), aside: of(this.#aside) };
+    const of = (name: string): { n: number; suspects: number } =>
+      rows.find((row) => row.name === name) ?? { n: 0, suspects: 0 };
+    const { n: waiting, suspects } = of(this.name);
+    return { waiting, suspects, aside: of(this.#aside).n };
   }
 
   /** Sets a claimed update aside, so that its chat goes on. */

@@ -212,6 +212,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
+  /** Whether one of them runs here. */
+  #alone = false;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
   /** What is done until the inbox is closed; never rejects. */
@@ -265,7 +267,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       this.#waiting += left;
       this.#look();
     });
-    this.#wary = false;
+    this.#wary = this.#alone = false;
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
@@ -490,7 +492,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     );
     const canRunAlone = jobs.length === 1 && claims.size === 0;
     this.#wary = suspects.length > 0;
-    if (!this.#wary || canRunAlone) return jobs;
+    this.#alone = this.#wary && canRunAlone;
+    if (!this.#wary || this.#alone) return jobs;
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
   }
@@ -562,9 +565,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async #count(queue: PostgresQueue): Promise<void> {
-    const { waiting, aside } = await queue.count();
+    const { waiting, suspects, aside } = await queue.count(this.#aloneFrom);
     this.#waiting = waiting;
     this.#aside = aside;
+    // Others may have run them.
+    if (suspects === 0 && !this.#alone) this.#wary = false;
     if (waiting < this.#maxBacklog) this.#wakeAppend?.();
   }
 }
