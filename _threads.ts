@@ -1,0 +1,54 @@
+/** What a pool and its workers say to each other, and in which form. */
+import type { EncodedError } from "./_threads_errors.ts";
+import type { UserFromGetMe } from "./deps.ts";
+
+/** The data that a pool starts a worker with. */
+export interface Seed {
+  botInfo: UserFromGetMe;
+}
+
+/** The name of the seed among the data that a thread is started with. */
+export const SEED = "@grammyjs/runner";
+
+/** From the pool to a worker. */
+export type ToWorker =
+  /** Handle the update, which is JSON. `slotted` iff it has a slot. */
+  | { type: "update"; id: number; json: string; slotted: boolean }
+  /** The update has its slot back. */
+  | { type: "resumed"; id: number }
+  /** The update will never get its slot back. */
+  | { type: "refused"; id: number; reason: EncodedError }
+  /** The update exceeded its time limit, or was given up. */
+  | { type: "abort"; id: number; reason: EncodedError }
+  | { type: "ping" }
+  /** Finish what is under way and close what is open. */
+  | { type: "stop" };
+
+/** From a worker to the pool. */
+export type FromWorker =
+  /** There is a bot that can take updates. */
+  | { type: "ready" }
+  | { type: "handled"; id: number }
+  | { type: "failed"; id: number; error: EncodedError }
+  /** See {@link Slot.park} and {@link Slot.resume}. */
+  | { type: "park"; id: number }
+  | { type: "resume"; id: number }
+  | { type: "pong" }
+  /** The thread can be terminated. */
+  | { type: "stopped"; errors: EncodedError[] };
+
+/**
+ * Collects what is sent in one go, as handing over a message costs much more
+ * than what is in it.
+ */
+export function batching<T>(post: (batch: T[]) => void): (message: T) => void {
+  let batch: T[] = [];
+  const flush = () => {
+    const full = batch;
+    batch = [];
+    post(full);
+  };
+  return (message) => {
+    if (batch.push(message) === 1) queueMicrotask(flush);
+  };
+}
