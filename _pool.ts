@@ -103,7 +103,7 @@ async function stopAll(supervisors: Supervisor[]): Promise<void> {
 }
 
 /** FNV-1a, mixed once more, as its lowest bits are not random enough. */
-function hash(key: string): number {
+export function hash(key: string): number {
   let hash = 0x811c9dc5;
   for (let i = 0; i < key.length; i++) {
     hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193);
