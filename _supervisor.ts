@@ -59,6 +59,8 @@ export class Supervisor {
   #restart: ReturnType<typeof setTimeout> | undefined;
   /** Failures since an update last ended as it should. */
   #failures = 0;
+  /** The end of the worker before. */
+  #ended: Promise<void> | undefined;
   /** Resolves a stop with what went wrong; set iff one is under way. */
   #stopped: ((errors: unknown[]) => void) | undefined;
 
@@ -99,7 +101,6 @@ export class Supervisor {
       this.#stopped = resolve;
       if (this.#thread === undefined) return resolve([]);
       if (this.#thread.ready) this.#thread.send({ type: "stop" });
-      else if (this.#jobs.size === 0) return resolve([]);
       this.#hold();
       timer = setTimeout(
         () => resolve([this.#error(`did not stop within ${stopTimeout} ms`)]),
@@ -119,7 +120,7 @@ export class Supervisor {
     for (const job of this.#jobs.values()) job.reject(error);
     this.#jobs.clear();
     this.#unsent = [];
-    await thread?.terminate();
+    await Promise.all([thread?.terminate(), this.#ended]);
   }
 
   #error(what: string, cause?: unknown): WorkerError {
@@ -176,7 +177,8 @@ export class Supervisor {
       case "stopped":
         return this.#stopped?.(message.errors.map(decodeError));
       case "pong":
-        return;
+      case "exhausted":
+        return; // about the thread only
     }
     const job = this.#jobs.get(message.id);
     if (job === undefined) return;
@@ -244,6 +246,7 @@ export class Supervisor {
 
   #died(how: string, cause: unknown): void {
     const { proven, emit, giveUp } = this.#config;
+    this.#ended = this.#thread?.terminate();
     this.#thread = undefined;
     this.#failures++;
     const worker = this.#number;

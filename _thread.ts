@@ -22,7 +22,10 @@ export interface ThreadConfig {
 /** Whom a thread tells about itself. */
 export interface ThreadObserver {
   received(message: FromWorker): void;
-  /** Called once, unless it was terminated, with the end of a sentence. */
+  /**
+   * Called once, unless it was terminated, with the end of a sentence. It may
+   * have yet to be terminated.
+   */
   died(how: string, cause: unknown): void;
   /** Whether there is anything for which it would have to be alive. */
   busy(): boolean;
@@ -123,6 +126,7 @@ export class Thread {
     this.#silentBeats = 0;
     for (const message of batch as FromWorker[]) {
       if (message.type === "ready") this.ready = true;
+      if (message.type === "exhausted") return this.#die("ran out of memory");
       this.#observer.received(message);
     }
   }
@@ -140,6 +144,5 @@ export class Thread {
     const limit = `within ${this.#config.unresponsiveAfter} ms`;
     if (this.ready) this.#die(`did not respond ${limit}`);
     else this.#die("could not start", `it created no BotWorker ${limit}`);
-    this.#worker.terminate();
   };
 }

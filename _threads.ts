@@ -34,6 +34,8 @@ export type FromWorker =
   | { type: "park"; id: number }
   | { type: "resume"; id: number }
   | { type: "pong" }
+  /** The answer to a ping of a thread that is as good as dead. */
+  | { type: "exhausted" }
   /** The thread can be terminated. */
   | { type: "stopped"; errors: EncodedError[] };
 

@@ -2,6 +2,7 @@ import { statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { getHeapStatistics } from "node:v8";
 import { keyOf } from "./_key.ts";
 import { Pool } from "./_pool.ts";
 import { slotOf } from "./_slot.ts";
@@ -52,7 +53,11 @@ export interface DistributeOptions<C> {
    * @default 10_000
    */
   stopTimeout?: number;
-  /** Limits of the memory of each worker. */
+  /**
+   * Limits of the memory of each worker. A worker that exceeds them fails.
+   *
+   * @default a heap as large as that of the central thread
+   */
   resourceLimits?: WorkerResourceLimits;
 }
 
@@ -131,7 +136,7 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
     retries = 0,
     unresponsiveAfter = 30_000,
     stopTimeout = 10_000,
-    resourceLimits,
+    resourceLimits = { maxOldGenerationSizeMb: defaultHeapSize() },
   } = options;
   checkInteger("count", count, 1);
   if (retries !== Infinity) checkInteger("retries", retries, 0);
@@ -167,6 +172,14 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
     return pool.run(chosen, ctx.update, ctx.me, slotOf(ctx));
   };
   return Object.assign(middleware, { [Symbol.asyncDispose]: pool.close });
+}
+
+/**
+ * As large as the heap of this thread. Without a limit, a worker of Deno that
+ * runs out of memory ends the process.
+ */
+function defaultHeapSize(): number {
+  return Math.floor(getHeapStatistics().heap_size_limit / 2 ** 20);
 }
 
 /** The URL of the worker file. */

@@ -1,3 +1,4 @@
+import { getHeapStatistics } from "node:v8";
 import { parentPort, workerData } from "node:worker_threads";
 import { linkSlot } from "./_slot.ts";
 import {
@@ -129,6 +130,16 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
   }
 }
 
+const { heap_size_limit: heapLimit } = getHeapStatistics();
+
+/**
+ * Whether the heap has exceeded its limit. Where that does not end a thread, as
+ * on Deno, it ends whatever the thread was doing, and raises the limit.
+ */
+function isExhausted(): boolean {
+  return getHeapStatistics().heap_size_limit > heapLimit;
+}
+
 /** Does what the pool says. */
 class Server {
   /** Queues a message to be sent to the pool. */
@@ -165,7 +176,7 @@ class Server {
       case "abort":
         return this.#slots.get(message.id)?.abort(decodeError(message.reason));
       case "ping":
-        return this.send({ type: "pong" });
+        return this.send({ type: isExhausted() ? "exhausted" : "pong" });
       case "stop":
         return void this.#stop();
     }

@@ -117,6 +117,13 @@ async function withWorkers(
   });
 }
 
+/** Waits long enough for the first worker, whose file has to be type-checked. */
+function received(server: BotApiServer, count: number): Promise<boolean> {
+  return server.waitFor(() => server.sent().length >= count, {
+    timeout: 60_000,
+  });
+}
+
 function texts(server: BotApiServer, chatId?: number): string[] {
   return server.sent()
     .filter(({ chat }) => chatId === undefined || chat.id === chatId)
@@ -139,7 +146,7 @@ function textUpdate(text: string): Update {
 Deno.test("distribute has updates handled by workers, which know the bot", async () => {
   await withWorkers(async ({ server }) => {
     server.pushText("me");
-    await server.waitForCall("sendMessage");
+    await received(server, 1);
     assertEquals(texts(server), [`${server.botInfo.id}`]);
     assertEquals(server.calls("getMe").length, 1); // of the central bot
     assertEquals(threads().length, 2);
@@ -209,7 +216,7 @@ Deno.test("the updates of a chat go to the same worker, in order", async () => {
         server.pushText("count", { userId: chat });
       }
     }
-    await server.waitFor(() => server.sent().length === 200);
+    await received(server, 200);
     const expected = Array.from({ length: 10 }, (_, i) => `${i + 1}`);
     for (let chat = 1; chat <= 20; chat++) {
       assertEquals(texts(server, chat), expected);
@@ -240,7 +247,7 @@ Deno.test("the key decides which updates share a worker", async () => {
     for (let chat = 1; chat <= 20; chat++) {
       server.pushText("thread", { userId: chat });
     }
-    await server.waitFor(() => server.sent().length === 20);
+    await received(server, 20);
     assertEquals(new Set(texts(server)).size, 1);
     assertEquals(errors, []);
   }, { key: () => "all" });
@@ -251,7 +258,7 @@ Deno.test("a key function that returns nothing leaves it at the default", async 
     for (let chat = 1; chat <= 20; chat++) {
       server.pushText("thread", { userId: chat });
     }
-    await server.waitFor(() => server.sent().length === 20);
+    await received(server, 20);
     assertEquals(new Set(texts(server)).size, 2);
   }, { key: () => undefined });
 });
@@ -267,7 +274,7 @@ Deno.test("a key that is no string fails the update", async () => {
 Deno.test("sequentialize before distribute keeps the order", async () => {
   await withWorkers(async ({ server }) => {
     for (const ms of [200, 100, 0]) server.pushText(`sleep ${ms}`);
-    await server.waitFor(() => server.sent().length === 3);
+    await received(server, 3);
     assertEquals(texts(server), ["slept 200", "slept 100", "slept 0"]);
   }, { before: (bot) => bot.use(sequentialize()) });
 });
@@ -278,7 +285,7 @@ Deno.test("sequentialize in a worker gives up slots: a flood starves nobody", as
     for (let i = 0; i < 30; i++) server.pushText("count", { userId: 1 });
     await until(() => handle.stats().parked === 30);
     server.pushText("me", { userId: 2 });
-    await server.waitFor(() => server.sent().length === 32);
+    await received(server, 32);
     assertEquals(texts(server)[0], `${server.botInfo.id}`);
     const counts = Array.from({ length: 30 }, (_, i) => `${i + 1}`);
     assertEquals(texts(server, 1), ["slept 700", ...counts]);
@@ -315,7 +322,7 @@ Deno.test("errors of the Bot API are what they are in the central bot", async ()
     assertEquals(error.description, description);
     assertEquals(error.error_code, 400);
     assertEquals(error.method, "sendMessage");
-    assertEquals(error.payload, { chat_id: 1001, text: "" });
+    assertEquals(error.payload.chat_id, 1001);
   });
 });
 
@@ -330,7 +337,7 @@ Deno.test("other values that are thrown arrive as they are", async () => {
 Deno.test("the error handler of a worker comes first", async () => {
   await withWorkers(async ({ server, errors, handle }) => {
     server.pushText("error");
-    await server.waitForCall("sendMessage");
+    await received(server, 1);
     assertEquals(texts(server), ["caught RangeError"]);
     await until(() => handle.stats().handled === 1);
     server.fail({ status: 400 }, { method: "sendMessage" });
@@ -346,10 +353,7 @@ const DEATHS: [how: string, message: RegExp, options?: SetupOptions][] = [
   ["exit", /^Worker 1 exited with code 3$/],
   ["throw", /^Worker 1 crashed: uncaught$/],
   ["reject", /^Worker 1 crashed: unhandled$/],
-  ["loop", /^Worker 1 did not respond within 500 ms$/, {
-    unresponsiveAfter: 500,
-  }],
-  ["memory", /^Worker 1 did not respond within 2000 ms$/, {
+  ["memory", /^Worker 1 ran out of memory$/, {
     resourceLimits: { maxOldGenerationSizeMb: 50 },
     unresponsiveAfter: 2000,
   }],
@@ -358,9 +362,9 @@ for (const [how, message, options] of DEATHS) {
   Deno.test(`a worker that dies (${how}) fails its updates and is replaced`, async () => {
     await withWorkers(async ({ server, handle, errors, events }) => {
       server.pushText("thread", { userId: 1 });
-      await server.waitFor(() => server.sent().length === 1);
+      await received(server, 1);
       server.pushText("wait", { userId: 2 });
-      await server.waitFor(() => server.sent().length === 2);
+      await received(server, 2);
       server.pushText(`die ${how}`, { userId: 1 });
       await until(() => errors.length === 2);
       for (const { error } of errors) {
@@ -380,7 +384,7 @@ for (const [how, message, options] of DEATHS) {
       assert(event.restartInMs! >= 50 && event.restartInMs! <= 100);
 
       server.pushText("thread", { userId: 1 });
-      await server.waitFor(() => server.sent().length === 3);
+      await received(server, 3);
       assertNotEquals(texts(server)[0], texts(server)[2]);
       assert(handle.isRunning());
     }, { count: 1, ...options });
@@ -449,7 +453,7 @@ Deno.test("workers that cannot start end the pool with one error", async () => {
     handle.start();
     server.pushText("me");
     await until(() => errors.length === 22);
-    assertNotEquals(errors[21].error, error);
+    assert(errors[21].error !== error);
   }, { file });
 });
 
@@ -472,7 +476,7 @@ Deno.test("bots that share a worker file do not share workers", async () => {
     await using middleware = distribute(WORKER, { count: 1 });
     other.use(middleware);
     server.pushText("me");
-    await server.waitFor(() => server.sent().length === 1);
+    await received(server, 1);
     await other.handleUpdate(textUpdate("me"));
     assertEquals(texts(server), [`${server.botInfo.id}`, "777"]);
     assertEquals(threads().length, 2);
@@ -497,7 +501,7 @@ Deno.test("the time limit of the sink aborts the signal in the worker", async ()
   const timedOut: Update[] = [];
   await withWorkers(async ({ server, handle }) => {
     const update = server.pushText("wait");
-    await server.waitFor(() => server.sent().length === 2);
+    await received(server, 2);
     assertEquals(texts(server), ["waiting", "TimeoutError"]);
     assertEquals(timedOut, [update]);
     assertEquals(handle.stats().timedOut, 1);
@@ -515,7 +519,7 @@ Deno.test("an update that times out frees its chat in the worker", async () => {
   await withWorkers(async ({ server }) => {
     server.pushText("sleep 2000");
     server.pushText("me");
-    await server.waitFor(() => server.sent().length === 1);
+    await received(server, 1);
     assertEquals(texts(server), [`${server.botInfo.id}`]);
   }, {
     mode: "ordered",
@@ -526,10 +530,10 @@ Deno.test("an update that times out frees its chat in the worker", async () => {
 Deno.test("a stop that runs out of time aborts the signal in the worker", async () => {
   await withWorkers(async ({ server, handle }) => {
     const update = server.pushText("wait");
-    await server.waitFor(() => server.sent().length === 1);
+    await received(server, 1);
     const { unfinished } = await handle.stop({ timeout: 100 });
     assertEquals(unfinished, [update]);
-    await server.waitFor(() => server.sent().length === 2);
+    await received(server, 2);
     assertEquals(texts(server), ["waiting", "AbortError"]);
   });
 });
@@ -538,7 +542,7 @@ Deno.test("after a stop, the next start has fresh workers", async () => {
   await withWorkers(async ({ server, handle }) => {
     for (const expected of [["1"], ["1", "1"]]) {
       server.pushText("count");
-      await server.waitFor(() => server.sent().length === expected.length);
+      await received(server, expected.length);
       assertEquals(texts(server), expected);
       assertEquals(threads().length, 2);
       await handle.stop();
@@ -561,7 +565,7 @@ Deno.test("a stop lets workers finish their updates", async () => {
 Deno.test("workers close what they have open before they end", async () => {
   await withWorkers(async ({ server, handle, log }) => {
     server.pushText("me");
-    await server.waitForCall("sendMessage");
+    await received(server, 1);
     assertEquals(log(), []);
     await handle.stop();
     assertEquals(log(), ["closed", "closed"]); // both workers
@@ -571,7 +575,7 @@ Deno.test("workers close what they have open before they end", async () => {
 Deno.test("what fails in closing is told, and the rest is closed", async () => {
   await withWorkers(async ({ server, handle, log, events }) => {
     server.pushText("me");
-    await server.waitForCall("sendMessage");
+    await received(server, 1);
     await handle.stop();
     assertEquals(log(), ["closed"]);
     const event = events.find(({ type }) => type === "stop-hook-failed");
@@ -584,7 +588,7 @@ Deno.test("what fails in closing is told, and the rest is closed", async () => {
 Deno.test("workers that do not close in time are terminated", async () => {
   await withWorkers(async ({ server, handle, events }) => {
     server.pushText("me");
-    await server.waitForCall("sendMessage");
+    await received(server, 1);
     await handle.stop();
     const event = events.find(({ type }) => type === "stop-hook-failed");
     assert(event?.type === "stop-hook-failed");
@@ -593,27 +597,44 @@ Deno.test("workers that do not close in time are terminated", async () => {
   }, { mode: "hanging", count: 1, stopTimeout: 200 });
 });
 
-for (const name of ["unmanaged", "managed"]) {
-  Deno.test(`a process with ${name} workers ends by itself`, async () => {
-    await withServer("", async (server) => {
-      const file = fileURLToPath(
-        new URL(`./workers/${name}.ts`, import.meta.url),
-      );
-      await using process = new Deno.Command(Deno.execPath(), {
-        args: ["run", "-A", file],
-      }).spawn();
-      if (name === "managed") {
-        server.pushText("sleep 100");
-        await server.waitFor(() => server.sent().length === 1, {
-          timeout: 20_000,
-        });
-        server.pushText("stop");
-      }
-      assertEquals((await process.status).code, 0);
-      assertEquals(texts(server), ["slept 100"]);
-    });
-  });
+/** Starts a program in a process of its own. */
+function spawn(name: string): Deno.ChildProcess {
+  const file = new URL(`./workers/${name}.ts`, import.meta.url);
+  const args = ["run", "-A", fileURLToPath(file)];
+  return new Deno.Command(Deno.execPath(), { args }).spawn();
 }
+
+Deno.test("idle workers do not keep a process alive", async () => {
+  await withServer("", async (server) => {
+    const { code } = await spawn("unmanaged").status;
+    assertEquals(code, 0);
+    assertEquals(texts(server), ["slept 100"]);
+  });
+});
+
+// In a process of its own, as Deno cannot end a thread that is stuck.
+Deno.test("a worker that is stuck is replaced, and the process ends by itself", async () => {
+  await withServer("", async (server) => {
+    const { status } = spawn("managed");
+    server.pushText("sleep 100");
+    await received(server, 1);
+    server.pushText("die loop");
+    await received(server, 2);
+    server.pushText("sleep 50");
+    await server.waitFor(() => texts(server).includes("slept 50"));
+    server.pushText("stop");
+    assertEquals((await status).code, 0);
+    // The first one may have been waiting for the answer of the server.
+    assertEquals(
+      new Set(texts(server)),
+      new Set([
+        "slept 100",
+        "Worker 1 did not respond within 500 ms",
+        "slept 50",
+      ]),
+    );
+  });
+});
 
 Deno.test("BotWorker needs a thread of distribute, of its own", async () => {
   assertThrows(

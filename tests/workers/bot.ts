@@ -49,6 +49,7 @@ bot.on("message:text", async (ctx) => {
       return void await ctx.reply(`${count}`);
     }
     case "log":
+      await sleep(Math.random() * 3);
       return log(`${ctx.chat.id} ${ctx.update.update_id}`);
     case "sleep":
       await sleep(Number(argument));

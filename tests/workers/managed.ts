@@ -10,5 +10,9 @@ bot.use((ctx, next) => {
   if (ctx.msg?.text === "stop") handle.stop();
   return next();
 });
-bot.use(distribute(new URL("./bot.ts", import.meta.url), { count: 2 }));
+bot.use(distribute(new URL("./bot.ts", import.meta.url), {
+  count: 1,
+  unresponsiveAfter: 500,
+}));
+bot.catch(({ ctx, error }) => void ctx.reply((error as Error).message));
 const handle = run(bot, { runner: { fetch: { timeout: 1 } } });
