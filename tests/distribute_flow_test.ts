@@ -8,7 +8,7 @@ const UPDATES = 10_000;
 const CHATS = 200;
 
 /** How often workers are told to die in which way. */
-const DEATHS = { exit: 15, throw: 15, reject: 15, memory: 4, loop: 2 };
+const DEATHS = { exit: 15, throw: 15, reject: 15, memory: 2 };
 
 Deno.test("workers that die at random lose no update, and disturb no order", async () => {
   await using server = await startServer();
@@ -32,6 +32,8 @@ Deno.test("workers that die at random lose no update, and disturb no order", asy
       texts[Math.floor(Math.random() * UPDATES)] = `die ${how}`;
     }
   }
+  // Late, as Deno cannot end a thread that is stuck: it costs a core.
+  texts[UPDATES - 500] = "die loop";
   const ids = new Map<number, number[]>();
   for (let chatId = 1; chatId <= CHATS; chatId++) ids.set(chatId, []);
   for (const text of texts) {
@@ -64,7 +66,7 @@ Deno.test("workers that die at random lose no update, and disturb no order", asy
     failures += lost.length;
     assertEquals(new Set([...done, ...lost]), new Set(expected));
   }
-  for (const how of [/exited/, /uncaught/, /unhandled/, /memory/, /respond/]) {
+  for (const how of [/exited/, /uncaught/, /unhandled/, /respond/]) {
     assert(deaths.some((death) => how.test(death)), `${how}: ${deaths}`);
   }
   assert(failures >= deaths.length, `${failures} in ${deaths.length} deaths`);

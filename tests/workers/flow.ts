@@ -10,7 +10,7 @@ const bot = new Bot(process.env.TEST_TOKEN!, {
 bot.use((ctx, next) => ctx.msg?.text === "stop" ? void handle.stop() : next());
 bot.use(distribute(new URL("./bot.ts", import.meta.url), {
   count: 2,
-  unresponsiveAfter: 1000,
+  unresponsiveAfter: 3000,
   resourceLimits: { maxOldGenerationSizeMb: 50 },
 }));
 bot.catch(({ ctx, error }) => {
