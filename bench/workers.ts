@@ -140,18 +140,19 @@ function calibrate(): string {
   return `${Math.round(1_000_000 / median(samples) * HANDLER_MS)}`;
 }
 
+/** This machine may have other things to do; what if it had not? */
+const CLOCKS = [
+  [startWatch, "now"],
+  [startIdealClock, "on idle cores"],
+] as const;
+
 const rows: string[][] = [];
 function report(what: string, value: string, target: string, ok: boolean) {
   rows.push([what, value, target, ok ? "ok" : "short"]);
 }
 
 const text = calibrate();
-for (
-  const [clock, condition] of [
-    [startWatch, "now"],
-    [startIdealClock, "on idle cores"],
-  ] as const
-) {
+for (const [clock, condition] of CLOCKS) {
   const [alone, spread] = await medians(
     [inPlace, byWorkers].map((bot) => contender(bot, 500, 100, text, clock)),
     ROUNDS,
@@ -182,16 +183,20 @@ for (const inFlight of [1, 100]) {
 }
 
 for (const inFlight of [1, 100]) {
-  const [current, former] = await medians(
-    [byWorkers, byOldWorkers].map((bot) => contender(bot, 5000, inFlight, "0")),
-    ROUNDS,
-  );
-  report(
-    `rate of this version : 2.0.3, ${inFlight} at once`,
-    (former / current).toFixed(2),
-    ">= 1",
-    former / current >= 1,
-  );
+  for (const [clock, condition] of CLOCKS) {
+    const [current, former] = await medians(
+      [byWorkers, byOldWorkers].map((bot) =>
+        contender(bot, 5000, inFlight, "0", clock)
+      ),
+      ROUNDS,
+    );
+    report(
+      `rate of this version : 2.0.3, ${inFlight} at once, ${condition}`,
+      (former / current).toFixed(2),
+      ">= 1",
+      former / current >= 1,
+    );
+  }
 }
 printTable(["what", "value", "target", ""], rows);
 Deno.exit(); // 2.0.3 does not end its workers

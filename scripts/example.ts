@@ -8,8 +8,7 @@ const PEOPLE = new Map([[1001, "Ada"], [1002, "Grace"], [1003, "Linus"]]);
 const TEXTS = [["Hello!", "How are you?"], ["Thank you!", "/time"]];
 
 const names = [...Deno.readDirSync(new URL("../examples", import.meta.url))]
-  .filter(({ name }) => name.endsWith(".ts"))
-  .map(({ name }) => name.slice(0, -3))
+  .map(({ name }) => name.replace(/\.ts$/, ""))
   .sort();
 const [name] = Deno.args;
 if (Deno.args.length !== 1 || !names.includes(name)) {
@@ -23,12 +22,12 @@ let interrupted = false;
 Deno.addSignalListener("SIGINT", () => interrupted = true);
 
 if (Deno.env.get("BOT_TOKEN")) {
-  console.log(`Running examples/${name}.ts; Ctrl-C ends it`);
+  console.log(`Running the example ${name}; Ctrl-C ends it`);
   Deno.exit((await start().status).code);
 }
 
 console.log(
-  `Running examples/${name}.ts on a local server; set BOT_TOKEN to run it on Telegram`,
+  `Running the example ${name} on a local server; set BOT_TOKEN to run it on Telegram`,
 );
 await using server = await startBotApiServer({ latencyMilliseconds: 50 });
 const example = start({ BOT_TOKEN: server.token, BOT_API_ROOT: server.url });
@@ -46,9 +45,11 @@ if (!complete) console.error("The example did not answer everyone");
 Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 
 function start(env?: Record<string, string>): Deno.ChildProcess {
-  const path = new URL(`../examples/${name}.ts`, import.meta.url).href;
-  // This one also writes a file, and starts and kills itself.
-  const allow = name === "durable" ? ["-A"] : ["--allow-net", "--allow-env"];
+  const file = name === "workers" ? `${name}/main.ts` : `${name}.ts`;
+  const path = new URL(`../examples/${file}`, import.meta.url).href;
+  const allow = name === "durable"
+    ? ["-A"] // it also writes a file, and starts and kills itself
+    : ["--allow-net", "--allow-env", "--allow-read"];
   const args = ["run", ...allow, path];
   return new Deno.Command(Deno.execPath(), { args, env }).spawn();
 }

@@ -96,13 +96,11 @@ function die(how: string): void {
     case "reject":
       Promise.reject(new TypeError("unhandled"));
       break;
-    case "loop":
-      while (true);
-    case "memory": {
-      const hoard = [];
-      while (true) {
+    case "memory":
+      for (const hoard = [];;) {
         hoard.push(Array.from({ length: 10_000 }, (_, i) => ({ i })));
       }
-    }
+    case "loop":
+      while (true);
   }
 }
