@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from "node:timers";
 import { Thread, type ThreadConfig } from "./_thread.ts";
-import type { FromWorker, ToWorker } from "./_threads.ts";
+import type { BotMessage, ToWorker } from "./_threads.ts";
 import { decodeError, encodeError, WorkerError } from "./_threads_errors.ts";
 import { backoff } from "./_time.ts";
 import type { WorkerEvent } from "./events.ts";
@@ -134,6 +134,7 @@ export class Supervisor {
     this.#restart = undefined;
     try {
       this.#thread = new Thread(this.#config, {
+        ready: () => this.#welcome(),
         received: (message) => this.#receive(message),
         died: (how, cause) => this.#died(how, cause),
         busy: () => this.#jobs.size > 0 || this.#stopped !== undefined,
@@ -170,15 +171,9 @@ export class Supervisor {
     this.#unsent.splice(0, sent);
   }
 
-  #receive(message: FromWorker): void {
-    switch (message.type) {
-      case "ready":
-        return this.#welcome();
-      case "stopped":
-        return this.#stopped?.(message.errors.map(decodeError));
-      case "pong":
-      case "exhausted":
-        return; // about the thread only
+  #receive(message: BotMessage): void {
+    if (message.type === "stopped") {
+      return this.#stopped?.(message.errors.map(decodeError));
     }
     const job = this.#jobs.get(message.id);
     if (job === undefined) return;

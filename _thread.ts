@@ -1,6 +1,12 @@
 import { clearInterval, setInterval } from "node:timers";
 import { Worker } from "node:worker_threads";
-import { batching, type FromWorker, SEED, type ToWorker } from "./_threads.ts";
+import {
+  batching,
+  type BotMessage,
+  SEED,
+  type ThreadMessage,
+  type ToWorker,
+} from "./_threads.ts";
 import type { UserFromGetMe } from "./deps.ts";
 
 /** How often per time limit a thread is asked whether it is alive. */
@@ -21,7 +27,9 @@ export interface ThreadConfig {
 
 /** Whom a thread tells about itself. */
 export interface ThreadObserver {
-  received(message: FromWorker): void;
+  /** It can take updates. Nothing is received before. */
+  ready(): void;
+  received(message: BotMessage): void;
   /**
    * Called once, unless it was terminated, with the end of a sentence. It may
    * have yet to be terminated.
@@ -33,9 +41,6 @@ export interface ThreadObserver {
 
 /** A thread that runs a worker file, from its start to its end. */
 export class Thread {
-  /** Whether it has a bot that takes updates. */
-  ready = false;
-
   readonly #config: ThreadConfig;
   readonly #observer: ThreadObserver;
   readonly #startedAt = Date.now();
@@ -44,6 +49,8 @@ export class Thread {
   readonly #heartbeat: ReturnType<typeof setInterval> | undefined;
   /** What it said goodbye with, before it exits. */
   #crash: { error: unknown } | undefined;
+  #created = false;
+  #loaded = false;
   /** Beats in a row without a sign of life. */
   #silentBeats = 0;
   #over = false;
@@ -55,7 +62,7 @@ export class Thread {
     this.#config = config;
     this.#observer = observer;
     const { url, botInfo, resourceLimits, unresponsiveAfter } = config;
-    const worker = this.#worker = new Worker(url, {
+    const worker = this.#worker = new Worker(bootstrap(url), {
       workerData: { [SEED]: { botInfo } },
       resourceLimits,
     });
@@ -73,6 +80,11 @@ export class Thread {
     if (unresponsiveAfter > MAX_TIMER_MS) return;
     this.#heartbeat = setInterval(this.#beat, unresponsiveAfter / BEATS);
     this.#heartbeat.unref();
+  }
+
+  /** Whether it can take updates. */
+  get ready(): boolean {
+    return this.#created && this.#loaded;
   }
 
   /** Milliseconds since its start. */
@@ -98,6 +110,12 @@ export class Thread {
     await this.#exited;
   }
 
+  get #missing(): string {
+    return this.#created
+      ? "its file had been loaded"
+      : "it created a BotWorker";
+  }
+
   #exit(code: number): void {
     if (this.#crash !== undefined) {
       const { error } = this.#crash;
@@ -108,7 +126,7 @@ export class Thread {
     } else {
       this.#die(
         "could not start",
-        `it exited with code ${code} before it created a BotWorker`,
+        `it exited with code ${code} before ${this.#missing}`,
       );
     }
   }
@@ -124,10 +142,23 @@ export class Thread {
     // Worker files can send messages of their own.
     if (this.#over || !Array.isArray(batch)) return;
     this.#silentBeats = 0;
-    for (const message of batch as FromWorker[]) {
-      if (message.type === "ready") this.ready = true;
-      if (message.type === "exhausted") return this.#die("ran out of memory");
-      this.#observer.received(message);
+    for (const message of batch as (ThreadMessage | BotMessage)[]) {
+      switch (message.type) {
+        case "created":
+          this.#created = true;
+          if (this.ready) this.#observer.ready();
+          break;
+        case "loaded":
+          this.#loaded = true;
+          if (this.ready) this.#observer.ready();
+          break;
+        case "pong":
+          break;
+        case "exhausted":
+          return this.#die("ran out of memory");
+        default:
+          this.#observer.received(message);
+      }
     }
   }
 
@@ -141,8 +172,24 @@ export class Thread {
       return;
     }
     if (++this.#silentBeats <= BEATS) return this.send({ type: "ping" });
-    const limit = `within ${this.#config.unresponsiveAfter} ms`;
-    if (this.ready) this.#die(`did not respond ${limit}`);
-    else this.#die("could not start", `it created no BotWorker ${limit}`);
+    const limit = `${this.#config.unresponsiveAfter} ms`;
+    if (this.ready) this.#die(`did not respond within ${limit}`);
+    else {this.#die(
+        "could not start",
+        `${limit} passed before ${this.#missing}`,
+      );}
   };
+}
+
+/**
+ * Runs a worker file, and tells when all that it awaits has been done. There is
+ * no other way to know that all handlers are in place.
+ */
+function bootstrap(url: URL): URL {
+  const code = [
+    `import ${JSON.stringify(url.href)}`,
+    `import { parentPort } from "node:worker_threads"`,
+    `parentPort.postMessage([{ type: "loaded" }])`,
+  ].join("; ");
+  return new URL(`data:text/javascript,${encodeURIComponent(code)}`);
 }

@@ -24,18 +24,23 @@ export type ToWorker =
   /** Finish what is under way and close what is open. */
   | { type: "stop" };
 
-/** From a worker to the pool. */
-export type FromWorker =
-  /** There is a bot that can take updates. */
-  | { type: "ready" }
+/** From a worker to the pool, about the thread. */
+export type ThreadMessage =
+  /** There is a bot. */
+  | { type: "created" }
+  /** The worker file has been run to its end. */
+  | { type: "loaded" }
+  | { type: "pong" }
+  /** The answer to a ping of a thread that is as good as dead. */
+  | { type: "exhausted" };
+
+/** From a worker to the pool, about what it does. */
+export type BotMessage =
   | { type: "handled"; id: number }
   | { type: "failed"; id: number; error: EncodedError }
   /** See {@link Slot.park} and {@link Slot.resume}. */
   | { type: "park"; id: number }
   | { type: "resume"; id: number }
-  | { type: "pong" }
-  /** The answer to a ping of a thread that is as good as dead. */
-  | { type: "exhausted" }
   /** The thread can be terminated. */
   | { type: "stopped"; errors: EncodedError[] };
 

@@ -1,4 +1,4 @@
-import type { FromWorker } from "./_threads.ts";
+import type { BotMessage } from "./_threads.ts";
 import { logEvent, type WorkerEvent } from "./events.ts";
 import type { Slot } from "./queue.ts";
 
@@ -10,7 +10,7 @@ export class RemoteSlot implements Slot {
   readonly onStop: Slot["onStop"];
 
   readonly #id: number;
-  readonly #send: (message: FromWorker) => void;
+  readonly #send: (message: BotMessage) => void;
   /** The promise of `park()`; set iff the update waits for its slot. */
   #waiting: Promise<void> | undefined;
   #settle: { resolve(): void; reject(reason: unknown): void } | undefined;
@@ -22,7 +22,7 @@ export class RemoteSlot implements Slot {
 
   constructor(
     id: number,
-    send: (message: FromWorker) => void,
+    send: (message: BotMessage) => void,
     onStop: Slot["onStop"],
   ) {
     this.#id = id;

@@ -3,9 +3,10 @@ import { parentPort, workerData } from "node:worker_threads";
 import { linkSlot } from "./_slot.ts";
 import {
   batching,
-  type FromWorker,
+  type BotMessage,
   SEED,
   type Seed,
+  type ThreadMessage,
   type ToWorker,
 } from "./_threads.ts";
 import { decodeError, encodeError } from "./_threads_errors.ts";
@@ -27,8 +28,9 @@ let created = false;
  * that it is created in. It takes handlers and plugins like any other bot, and
  * cannot be started: it never fetches updates.
  *
- * Create one in a file of its own. Updates arrive as soon as the file waits for
- * something, so install the handlers before the first `await` that follows.
+ * Create one in a file of its own. Updates arrive when that has been loaded,
+ * with all that it awaits at its top level. If the bot is created later than
+ * that, install its handlers before the next `await`.
  *
  * Errors go to `bot.catch` of the worker. Without that, or if it throws, they go
  * to `bot.catch` of the central bot.
@@ -78,7 +80,7 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
     };
     const serve = (update: Update) => this.#handle(update);
     const server = new Server(parentPort, serve, this.#stopHooks);
-    server.send({ type: "ready" });
+    server.send({ type: "created" });
   }
 
   /**
@@ -133,17 +135,18 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
 const { heap_size_limit: heapLimit } = getHeapStatistics();
 
 /**
- * Whether the heap has exceeded its limit. Where that does not end a thread, as
- * on Deno, it ends whatever the thread was doing, and raises the limit.
+ * Whether the heap has exceeded its limit. On Deno, that does not end a thread:
+ * it ends whatever the thread was doing, and raises the limit.
  */
 function isExhausted(): boolean {
-  return getHeapStatistics().heap_size_limit > heapLimit;
+  return "Deno" in globalThis &&
+    getHeapStatistics().heap_size_limit > heapLimit;
 }
 
 /** Does what the pool says. */
 class Server {
   /** Queues a message to be sent to the pool. */
-  readonly send: (message: FromWorker) => void;
+  readonly send: (message: BotMessage | ThreadMessage) => void;
   readonly #handle: (update: Update) => Promise<void>;
   readonly #stopHooks: Set<() => void | Promise<void>>;
   readonly #slots = new Map<number, RemoteSlot>();

@@ -473,6 +473,29 @@ Deno.test("a worker file without a bot is told about", async () => {
   }, { file });
 });
 
+Deno.test("a worker file that takes too long to load is told about", async () => {
+  const file = new URL("./workers/hung.ts", import.meta.url);
+  await withWorkers(async ({ server, errors }) => {
+    server.pushText("me");
+    await until(() => errors.length === 1);
+    assertEquals(
+      (errors[0].error as WorkerError).message,
+      "Worker 1 could not start: 400 ms passed before it created a BotWorker",
+    );
+  }, { file, count: 1, unresponsiveAfter: 400 });
+});
+
+for (const name of ["slow", "late"]) {
+  Deno.test(`updates wait until the handlers of a ${name} worker are in place`, async () => {
+    const file = new URL(`./workers/${name}.ts`, import.meta.url);
+    await withWorkers(async ({ server }) => {
+      server.pushText("Hello");
+      await received(server, 1);
+      assertEquals(texts(server), ["in place"]);
+    }, { file });
+  });
+}
+
 Deno.test("bots that share a worker file do not share workers", async () => {
   await withWorkers(async ({ server }) => {
     const other = createBot(server);
