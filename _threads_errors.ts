@@ -122,7 +122,7 @@ function isPlain(value: unknown): value is object {
 
 function describe(value: unknown): string {
   try {
-    return `${value}`;
+    return String(value);
   } catch {
     return Object.prototype.toString.call(value);
   }
