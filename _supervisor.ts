@@ -101,7 +101,6 @@ export class Supervisor {
       this.#stopped = resolve;
       if (this.#thread === undefined) return resolve([]);
       if (this.#thread.ready) this.#thread.send({ type: "stop" });
-      this.#hold();
       timer = setTimeout(
         () => resolve([this.#error(`did not stop within ${stopTimeout} ms`)]),
         stopTimeout,
@@ -148,7 +147,7 @@ export class Supervisor {
   /** Only what there is to do keeps the process alive. */
   #hold(): void {
     const holder = this.#thread ?? this.#restart;
-    if (this.#jobs.size > 0 || this.#stopped !== undefined) holder?.ref();
+    if (this.#jobs.size > 0) holder?.ref();
     else holder?.unref();
   }
 

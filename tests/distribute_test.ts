@@ -535,7 +535,7 @@ Deno.test("the time limit of the sink aborts the signal in the worker", async ()
   }, {
     sink: {
       timeout: {
-        milliseconds: 300,
+        milliseconds: 1500,
         handler: (update) => void timedOut.push(update),
       },
     },
@@ -544,13 +544,13 @@ Deno.test("the time limit of the sink aborts the signal in the worker", async ()
 
 Deno.test("an update that times out frees its chat in the worker", async () => {
   await withWorkers(async ({ server }) => {
-    server.pushText("sleep 2000");
+    server.pushText("sleep 4000");
     server.pushText("me");
     await received(server, 1);
     assertEquals(texts(server), [`${server.botInfo.id}`]);
   }, {
     mode: "ordered",
-    sink: { timeout: { milliseconds: 300, handler: () => {} } },
+    sink: { timeout: { milliseconds: 1500, handler: () => {} } },
   });
 });
 
@@ -597,6 +597,23 @@ Deno.test("workers close what they have open before they end", async () => {
     await handle.stop();
     assertEquals(log(), ["closed", "closed"]); // both workers
   }, { mode: "closing" });
+});
+
+Deno.test("without a runner, disposing lets updates finish and workers close", async () => {
+  await withServer("closing", async (server, folder) => {
+    const bot = createBot(server);
+    await bot.init();
+    const middleware = distribute(WORKER, { count: 1 });
+    bot.use(middleware);
+    await bot.handleUpdate(textUpdate("me"));
+    let handled = false;
+    bot.handleUpdate(textUpdate("sleep 300")).then(() => handled = true);
+    await middleware[Symbol.asyncDispose]();
+    assert(handled);
+    assertEquals(texts(server)[1], "slept 300");
+    assertEquals(readFileSync(`${folder}/log`, "utf8"), "closed\n");
+  });
+  await until(() => threads().length === 0);
 });
 
 Deno.test("what fails in closing is told, and the rest is closed", async () => {
