@@ -86,6 +86,7 @@ export class Supervisor {
       slot?.signal.addEventListener("abort", () => this.#abort(job));
       this.#unsent.push(job);
       this.#sendAll();
+      if (slot?.signal.aborted) this.#abort(job);
     });
   }
 
@@ -116,10 +117,14 @@ export class Supervisor {
     clearTimeout(this.#restart);
     const thread = this.#thread;
     this.#thread = this.#restart = undefined;
+    this.#failAll(error);
+    await Promise.all([thread?.terminate(), this.#ended]);
+  }
+
+  #failAll(error: WorkerError): void {
     for (const job of this.#jobs.values()) job.reject(error);
     this.#jobs.clear();
     this.#unsent = [];
-    await Promise.all([thread?.terminate(), this.#ended]);
   }
 
   #error(what: string, cause?: unknown): WorkerError {
@@ -245,7 +250,10 @@ export class Supervisor {
     this.#failures++;
     const worker = this.#number;
     const error = this.#error(how, cause);
-    if (this.#stopped !== undefined) return this.#stopped([error]);
+    if (this.#stopped !== undefined) {
+      this.#failAll(error);
+      return this.#stopped([error]);
+    }
     if (!proven && this.#failures === MAX_FAILED_STARTS) {
       return giveUp(worker, error);
     }

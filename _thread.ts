@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import {
   batching,
   type BotMessage,
-  SEED,
+  RUNNER,
   type ThreadMessage,
   type ToWorker,
 } from "./_threads.ts";
@@ -63,13 +63,13 @@ export class Thread {
     this.#observer = observer;
     const { url, botInfo, resourceLimits, unresponsiveAfter } = config;
     const worker = this.#worker = new Worker(bootstrap(url), {
-      workerData: { [SEED]: { botInfo } },
+      workerData: { [RUNNER]: { botInfo } },
       resourceLimits,
     });
     this.send = batching((batch) => {
       if (!this.#over) worker.postMessage(batch);
     });
-    worker.on("message", (batch) => this.#receive(batch));
+    worker.on("message", (data) => this.#receive(data));
     worker.on("error", (error) => this.#crash = { error });
     this.#exited = new Promise((resolve) => {
       worker.on("exit", (code) => {
@@ -138,11 +138,12 @@ export class Thread {
     this.#observer.died(why === undefined ? how : `${how}: ${why}`, cause);
   }
 
-  #receive(batch: unknown): void {
+  #receive(data: { [RUNNER]?: (ThreadMessage | BotMessage)[] } | null): void {
+    const batch = data?.[RUNNER];
     // Worker files can send messages of their own.
-    if (this.#over || !Array.isArray(batch)) return;
+    if (this.#over || batch === undefined) return;
     this.#silentBeats = 0;
-    for (const message of batch as (ThreadMessage | BotMessage)[]) {
+    for (const message of batch) {
       switch (message.type) {
         case "created":
           this.#created = true;
@@ -173,11 +174,12 @@ export class Thread {
     }
     if (++this.#silentBeats <= BEATS) return this.send({ type: "ping" });
     const limit = `${this.#config.unresponsiveAfter} ms`;
-    if (this.ready) this.#die(`did not respond within ${limit}`);
-    else {this.#die(
-        "could not start",
-        `${limit} passed before ${this.#missing}`,
-      );}
+    if (this.ready) {
+      this.#die(`did not respond within ${limit}`);
+    } else {
+      const why = `${limit} passed before ${this.#missing}`;
+      this.#die("could not start", why);
+    }
   };
 }
 
@@ -189,7 +191,7 @@ function bootstrap(url: URL): URL {
   const code = [
     `import ${JSON.stringify(url.href)}`,
     `import { parentPort } from "node:worker_threads"`,
-    `parentPort.postMessage([{ type: "loaded" }])`,
+    `parentPort.postMessage({ "${RUNNER}": [{ type: "loaded" }] })`,
   ].join("; ");
   return new URL(`data:text/javascript,${encodeURIComponent(code)}`);
 }

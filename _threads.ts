@@ -7,8 +7,8 @@ export interface Seed {
   botInfo: UserFromGetMe;
 }
 
-/** The name of the seed among the data that a thread is started with. */
-export const SEED = "@grammyjs/runner";
+/** What is ours among the data that threads are started with, and send. */
+export const RUNNER = "@grammyjs/runner";
 
 /** From the pool to a worker. */
 export type ToWorker =

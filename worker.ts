@@ -4,7 +4,7 @@ import { linkSlot } from "./_slot.ts";
 import {
   batching,
   type BotMessage,
-  SEED,
+  RUNNER,
   type Seed,
   type ThreadMessage,
   type ToWorker,
@@ -62,7 +62,7 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
    * the thread has a bot already
    */
   constructor(token: string, config?: BotConfig<C>) {
-    const seed: Seed | undefined = workerData?.[SEED];
+    const seed: Seed | undefined = workerData?.[RUNNER];
     if (parentPort === null || seed === undefined) {
       throw new Error(
         "Cannot create bot worker: it must be created in a file that is passed to distribute",
@@ -161,7 +161,7 @@ class Server {
   ) {
     this.#handle = handle;
     this.#stopHooks = stopHooks;
-    this.send = batching((batch) => port.postMessage(batch));
+    this.send = batching((batch) => port.postMessage({ [RUNNER]: batch }));
     port.on("message", (batch: ToWorker[]) => {
       for (const message of batch) this.#receive(message);
     });

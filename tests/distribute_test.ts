@@ -542,6 +542,31 @@ Deno.test("the time limit of the sink aborts the signal in the worker", async ()
   });
 });
 
+Deno.test("the signal is aborted from the start if the time is up before", async () => {
+  await withWorkers(async ({ server, events }) => {
+    server.pushText("me");
+    await until(() => events.some(({ type }) => type === "worker-started"));
+    server.pushText("wait");
+    await server.waitFor(() => texts(server).includes("TimeoutError"));
+  }, {
+    count: 1,
+    before: (bot) =>
+      bot.use(async (_, next) => {
+        await sleep(200);
+        await next();
+      }),
+    sink: { timeout: { milliseconds: 100, handler: () => {} } },
+  });
+});
+
+Deno.test("workers can send messages of their own", async () => {
+  await withWorkers(async ({ server }) => {
+    server.pushText("post");
+    await received(server, 1);
+    assertEquals(texts(server), ["posted"]);
+  });
+});
+
 Deno.test("an update that times out frees its chat in the worker", async () => {
   await withWorkers(async ({ server }) => {
     server.pushText("sleep 4000");

@@ -2,7 +2,7 @@
 import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
-import { threadId } from "node:worker_threads";
+import { parentPort, threadId } from "node:worker_threads";
 import { abortSignal, BotWorker, sequentialize } from "../../mod.ts";
 
 const { TEST_API_ROOT, TEST_TOKEN, TEST_FOLDER, TEST_MODE } = process.env;
@@ -61,6 +61,11 @@ bot.on("message:text", async (ctx) => {
       } catch {
         return void await ctx.reply(`${abortSignal(ctx).reason.name}`);
       }
+    case "post":
+      for (const data of [null, [null], { type: "handled", id: 0 }]) {
+        parentPort!.postMessage(data);
+      }
+      return void await ctx.reply("posted");
     case "start":
       return await bot.start();
     case "another":
