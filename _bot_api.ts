@@ -12,8 +12,10 @@ import type { Update } from "./deps.ts";
 export interface StoredUpdate {
   readonly id: number;
   readonly json: string;
-  /** How many getUpdates answers held it so far. */
+  /** How many times it was handed out so far. */
   deliveries: number;
+  /** Whether it was confirmed before others that are older. */
+  isRemoved: boolean;
 }
 
 /** Keeps the newest `limit` items, in order. */
@@ -55,6 +57,8 @@ export class UpdateStore {
   // Unconfirmed updates are `#entries[#head..]`, in the order they were pushed.
   #entries: StoredUpdate[] = [];
   #head = 0;
+  // How many of them were removed out of order.
+  #removed = 0;
   // The entries' ids ascend, so confirming may stop at the first one that stays.
   #ascending = true;
   #nextId = 1;
@@ -81,7 +85,7 @@ export class UpdateStore {
   }
 
   get size(): number {
-    return this.#entries.length - this.#head;
+    return this.#entries.length - this.#head - this.#removed;
   }
 
   get allowedUpdates(): string[] {
@@ -93,8 +97,12 @@ export class UpdateStore {
     this.#allowed = types.length === 0 ? undefined : new Set(types);
   }
 
-  /** Queues an update unless its type is not allowed. */
-  push(id: number, type: string | undefined, json: string): void {
+  /** Queues an update and returns it, unless its type is not allowed. */
+  push(
+    id: number,
+    type: string | undefined,
+    json: string,
+  ): StoredUpdate | undefined {
     this.counts.pushed++;
     // A lower id on an empty queue starts a new sequence.
     const newest = this.#entries.at(-1);
@@ -102,27 +110,45 @@ export class UpdateStore {
     else this.#nextId = Math.max(this.#nextId, id + 1);
     if (type !== undefined && !this.#isAllowed(type)) {
       this.counts.dropped++;
-      return;
+      return undefined;
     }
     if (newest === undefined) this.#ascending = true;
     else if (id < newest.id) this.#ascending = false;
-    this.#entries.push({ id, json, deliveries: 0 });
+    const update = { id, json, deliveries: 0, isRemoved: false };
+    this.#entries.push(update);
+    return update;
   }
 
   /** Confirms what is before `offset` and returns the next updates. */
   take(offset: number, limit: number): StoredUpdate[] {
     this.confirm(offset);
     const batch = this.#entries.slice(this.#head, this.#head + limit);
-    for (const entry of batch) {
-      if (entry.deliveries++ === 0) this.counts.delivered++;
-      else this.counts.redelivered++;
-      this.delivered.add(entry.id);
-    }
+    for (const entry of batch) this.handOut(entry);
     return batch;
+  }
+
+  /** Counts that an update is sent to the bot. */
+  handOut(update: StoredUpdate): void {
+    if (update.deliveries++ === 0) this.counts.delivered++;
+    else this.counts.redelivered++;
+    this.delivered.add(update.id);
+  }
+
+  /** Confirms one update, wherever it is in the queue. */
+  remove(update: StoredUpdate): void {
+    this.#confirmed(update);
+    update.isRemoved = true;
+    this.#removed++;
+    while (this.#entries[this.#head]?.isRemoved) {
+      this.#head++;
+      this.#removed--;
+    }
+    this.#compact();
   }
 
   /** Forgets all updates before `offset`, or all but the last `-offset`. */
   confirm(offset: number): void {
+    if (this.#removed > 0) this.#repack();
     if (offset < 0) {
       for (let n = this.size + offset; n > 0; n--) this.#shift();
     } else if (offset > this.#nextId + MAX_OFFSET_AHEAD) {
@@ -145,11 +171,11 @@ export class UpdateStore {
   drop(): void {
     this.counts.dropped += this.size;
     this.#entries = [];
-    this.#head = 0;
+    this.#head = this.#removed = 0;
   }
 
   list(): StoredUpdate[] {
-    return this.#entries.slice(this.#head);
+    return this.#entries.slice(this.#head).filter((entry) => !entry.isRemoved);
   }
 
   #isAllowed(type: string): boolean {
@@ -166,11 +192,15 @@ export class UpdateStore {
   }
 
   #compact(): void {
-    if (this.#head === this.#entries.length) this.#entries = [];
-    else if (this.#head > 1000 && this.#head * 2 > this.#entries.length) {
-      this.#entries = this.list();
-    } else return;
-    this.#head = 0;
+    if (
+      this.#head === this.#entries.length ||
+      (this.#head > 1000 && this.#head * 2 > this.#entries.length)
+    ) this.#repack();
+  }
+
+  #repack(): void {
+    this.#entries = this.list();
+    this.#head = this.#removed = 0;
   }
 }
 
@@ -301,7 +331,13 @@ function field(name: string, value: string | UploadedFile): unknown {
   }
 }
 
-function integer(value: unknown, fallback: number, min: number, max: number) {
+/** Reads an integer, an out of bounds one moved to the nearest bound. */
+export function integer(
+  value: unknown,
+  fallback: number,
+  min: number,
+  max: number,
+): number {
   if (value === undefined || value === null || value === "") return fallback;
   const number = Math.trunc(Number(value));
   return Math.min(max, Math.max(min, Number.isNaN(number) ? 0 : number));

@@ -1,6 +1,6 @@
 /**
  * The local Bot API server behind `testing.ts`: joins the store of updates, their delivery
- * by long polling, the answers to other methods, and the injected faults.
+ * by long polling or to a webhook, the answers to other methods, and the injected faults.
  * @module
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
@@ -32,6 +32,7 @@ import {
 } from "./_bot_api_exchange.ts";
 import { LongPolling } from "./_bot_api_polling.ts";
 import { Timers, Waiters } from "./_bot_api_waiting.ts";
+import { WebhookDelivery, webhookParams } from "./_bot_api_webhook.ts";
 import type {
   ApiCall,
   BotApiServer,
@@ -61,7 +62,9 @@ export class LocalServer implements BotApiServer {
   #callCount = 0;
   #faults: ArmedFault[] = [];
   #latency = 0;
-  #webhook = { url: "", secret_token: undefined as string | undefined };
+  /** Set iff a webhook is. */
+  #webhook: WebhookDelivery | undefined;
+  readonly #webhookRetryDelay: number;
   #timers = new Timers();
   #waiters = new Waiters(this.#timers);
   #closed: Promise<void> | undefined;
@@ -72,8 +75,10 @@ export class LocalServer implements BotApiServer {
     readonly botInfo: UserFromGetMe,
     quirks: boolean,
     history: number,
+    webhookRetryDelay: number,
   ) {
     this.#server = server;
+    this.#webhookRetryDelay = webhookRetryDelay;
     const { port } = server.address() as AddressInfo;
     this.url = `http://127.0.0.1:${port}`;
     this.#store = new UpdateStore(history * 100);
@@ -112,7 +117,8 @@ export class LocalServer implements BotApiServer {
       return { update, json: JSON.stringify(update) };
     });
     for (const { update, json } of stored) {
-      this.#store.push(update.update_id, typeOf(update), json);
+      const pushed = this.#store.push(update.update_id, typeOf(update), json);
+      if (pushed !== undefined) this.#webhook?.add(pushed);
     }
     this.#polling.notify();
     this.#waiters.check();
@@ -277,6 +283,7 @@ export class LocalServer implements BotApiServer {
   close(): Promise<void> {
     return this.#closed ??= new Promise((resolve) => {
       this.#waiters.close();
+      this.#webhook?.close();
       this.#timers.clearAll();
       this.#server.close(() => resolve());
       this.#server.closeAllConnections();
@@ -327,7 +334,7 @@ export class LocalServer implements BotApiServer {
       exchange.answer("");
       return this.#polling.ended(poll, exchange, "failed");
     }
-    if (this.#webhook.url !== "") {
+    if (this.#webhook !== undefined) {
       const poll = this.#polling.record(pollParams(params), at);
       exchange.refuse(conflict(WEBHOOK_ACTIVE));
       return this.#polling.ended(poll, exchange, "refused");
@@ -361,8 +368,24 @@ export class LocalServer implements BotApiServer {
         );
       }
     }
+    this.#record({ method, params, at, ok, result });
+  }
+
+  /** A call in the answer of a webhook: nobody hears of its result. */
+  #reply(method: string, params: Params): void {
+    let result: unknown;
+    let ok = true;
+    try {
+      result = this.#result(method, params);
+    } catch {
+      ok = false;
+    }
+    this.#record({ method, params, at: Date.now(), ok, result });
+  }
+
+  #record(call: ApiCall): void {
     this.#callCount++;
-    this.#calls.add({ method, params, at, ok, result });
+    this.#calls.add(call);
     this.#waiters.check();
   }
 
@@ -381,7 +404,8 @@ export class LocalServer implements BotApiServer {
       case "getWebhookInfo": {
         const allowed_updates = this.#store.allowedUpdates;
         return {
-          url: this.#webhook.url,
+          url: "",
+          ...this.#webhook?.info(),
           has_custom_certificate: false,
           pending_update_count: this.#store.size,
           ...(allowed_updates.length > 0 ? { allowed_updates } : {}),
@@ -393,14 +417,22 @@ export class LocalServer implements BotApiServer {
   }
 
   #setWebhook(params: Params): void {
-    const { url = "", secret_token, allowed_updates } = params;
-    if (typeof url !== "string" || (url !== "" && !URL.canParse(url))) {
-      throw new ApiFailure(400, "Bad Request: invalid webhook URL specified");
-    }
+    const wanted = webhookParams(params);
+    const { allowed_updates, drop_pending_updates } = params;
     if (Array.isArray(allowed_updates)) this.#store.allow(allowed_updates);
-    if (params.drop_pending_updates === true) this.#store.drop();
-    this.#webhook = { url, secret_token: secret_token as string | undefined };
-    if (url !== "") this.#polling.end("terminated by setWebhook request");
+    if (drop_pending_updates === true) this.#store.drop();
+    this.#webhook?.close();
+    this.#webhook = undefined;
+    if (wanted.url === "") return;
+    this.#polling.end("terminated by setWebhook request");
+    this.#webhook = new WebhookDelivery(
+      wanted,
+      this.#store,
+      this.#timers,
+      this.#webhookRetryDelay,
+      (method, params) => this.#reply(method, params),
+      () => this.#waiters.check(),
+    );
   }
 
   #takeFault(method: string): ArmedFault | undefined {

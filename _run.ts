@@ -1,5 +1,10 @@
 import { nextTurn, sleep } from "./_time.ts";
-import type { PollEvent, RunnerEvent, WorkerEvent } from "./events.ts";
+import type {
+  PollEvent,
+  RunnerEvent,
+  RunnerStats,
+  WorkerEvent,
+} from "./events.ts";
 import type { UpdateInbox } from "./inbox.ts";
 import type { TaskEnd, TaskObserver } from "./queue.ts";
 import type { UpdateSink } from "./sink.ts";
@@ -19,9 +24,10 @@ export interface RunParts<Y> {
   botId: number | undefined;
   /** Whether somebody wants to hear how each update ends. */
   observed: boolean;
+  stats: () => RunnerStats;
   emit(event: RunnerEvent<Y>): void;
   onPoll(event: PollEvent): void;
-  onReceived(count: number): void;
+  onReceived(updates: Y[]): void;
   onEnded(end: TaskEnd<Y>, receivedAt: number | undefined): void;
   /** Updates that an earlier run gave up while they were running. */
   leftovers: Leftovers<Y>;
@@ -93,6 +99,8 @@ export class Run<Y> implements TaskObserver<Y> {
   #wakeDrained: (() => void) | undefined;
   #appended = 0;
   #taken = 0;
+  /** When the wait for room began, or an update last ended meanwhile. */
+  #blockedSince: number | undefined;
   /** Taken from the inbox, and not handed to the sink for lack of room. */
   #held: Y[] = [];
 
@@ -134,6 +142,12 @@ export class Run<Y> implements TaskObserver<Y> {
     return this.#held.length;
   }
 
+  /** Milliseconds for which there was no room, and nothing ended. */
+  get blockedMs(): number {
+    const since = this.#blockedSince;
+    return since === undefined ? 0 : Math.max(0, Date.now() - since);
+  }
+
   /** Ends fetching; everything else follows from that. */
   stop(): void {
     if (this.stopping) return;
@@ -171,6 +185,8 @@ export class Run<Y> implements TaskObserver<Y> {
 
   ended(end: TaskEnd<Y>): void {
     const { elem } = end;
+    // A task that resumes can take the room before anybody hears of it.
+    if (this.#blockedSince !== undefined) this.#blockedSince = Date.now();
     this.#parts.leftovers.ended(elem);
     this.#parts.onEnded(end, this.#receivedAt.get(elem as object));
     if (this.#expiry.signal.aborted) return;
@@ -190,7 +206,7 @@ export class Run<Y> implements TaskObserver<Y> {
   }
 
   async #main(): Promise<void> {
-    const { source, inbox, botId, emit, onPoll } = this.#parts;
+    const { source, inbox, botId, emit, onPoll, stats } = this.#parts;
     await this.#previous?.done;
     this.#previous = undefined;
     try {
@@ -199,7 +215,7 @@ export class Run<Y> implements TaskObserver<Y> {
       this.#failUnlessStopped(error);
       return this.#finish();
     }
-    if (!this.stopping) emit({ type: "started" });
+    if (!this.stopping) emit({ type: "started", stats });
     const ready = source.ready?.(this.#stop.signal, onPoll);
     const receive = async () => {
       await ready;
@@ -322,7 +338,7 @@ export class Run<Y> implements TaskObserver<Y> {
       if (result === undefined || result.done) return leading?.aborted ?? false;
       const batch = result.value;
       this.#note(batch);
-      onReceived(batch.length);
+      onReceived(batch);
       if (signal.aborted && source.confirm) {
         this.#left = this.#leave();
         return false;
@@ -383,7 +399,7 @@ export class Run<Y> implements TaskObserver<Y> {
     while (!this.#expiry.signal.aborted) {
       let room = sink.room();
       while (room < 1) {
-        await sink.handle([]);
+        await this.#handOver([]);
         if (this.#expiry.signal.aborted) return;
         room = sink.room();
       }
@@ -393,7 +409,10 @@ export class Run<Y> implements TaskObserver<Y> {
         this.#held = taken;
         // While there is a backlog, the next request goes out first: the network
         // and the handlers then work at the same time.
-        if (taken.length >= FULL_BATCH) await nextTurn();
+        if (taken.length >= FULL_BATCH) {
+          await nextTurn();
+          await nextTurn();
+        }
         continue; // the room may be another one by now
       }
       if (this.stopping && inbox.durable && !this.failed) {
@@ -402,8 +421,16 @@ export class Run<Y> implements TaskObserver<Y> {
       }
       const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));
       this.#outstanding += batch.length;
-      if (batch.length > 0) await sink.handle(batch, this);
+      if (batch.length > 0) await this.#handOver(batch);
     }
+  }
+
+  /** Hands updates to the sink, and waits until it has room for more. */
+  async #handOver(batch: Y[]): Promise<void> {
+    const handed = this.#parts.sink.handle(batch, this);
+    this.#blockedSince = Date.now();
+    await handed;
+    this.#blockedSince = undefined;
   }
 
   /** Takes updates from the inbox; `undefined` if there are none to come. */

@@ -1,12 +1,10 @@
 import {
-  closeSync,
+  constants,
+  copyFileSync,
   existsSync,
   linkSync,
-  openSync,
-  readSync,
-  realpathSync,
-  renameSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import process from "node:process";
 import type { DatabaseSync } from "node:sqlite";
@@ -16,48 +14,66 @@ export const APPLICATION_ID = 0x6759696e;
 /** Grows with every change that an older version of this module cannot read. */
 export const SCHEMA_VERSION = 1;
 
-/** What an update in the file is doing. */
-export const WAITING = 0, RUNNING = 1, ALONE = 2, SET_ASIDE = 3;
-
 const SCHEMA = `
   CREATE TABLE bot (
     id INTEGER PRIMARY KEY,
-    deaths INTEGER NOT NULL DEFAULT 0 -- since the last clean close
+    deaths INTEGER NOT NULL DEFAULT 0, -- since the last clean close
+    running TEXT NOT NULL DEFAULT '[]', -- JSON array of ids
+    alone INTEGER NOT NULL DEFAULT 0 -- whether a suspect runs, and nothing else
   );
-  CREATE TABLE updates (
-    seq INTEGER PRIMARY KEY, -- order of arrival
-    id INTEGER NOT NULL,
-    data TEXT NOT NULL, -- JSON
-    state INTEGER NOT NULL DEFAULT 0,
-    deaths INTEGER NOT NULL DEFAULT 0,
-    alone INTEGER NOT NULL DEFAULT 0 -- deaths in a row while it ran alone
-  );
+  -- What each append stored: JSON arrays of updates. Gone when all have finished.
+  CREATE TABLE batches (n INTEGER PRIMARY KEY, data TEXT NOT NULL);
   -- What each transaction recorded the end of: JSON arrays of ids.
-  CREATE TABLE finished (n INTEGER PRIMARY KEY, ids TEXT NOT NULL);
+  CREATE TABLE finished (n INTEGER PRIMARY KEY, data TEXT NOT NULL);
+  -- Unfinished updates that were running when the process died.
+  CREATE TABLE suspects (
+    id INTEGER PRIMARY KEY,
+    deaths INTEGER NOT NULL,
+    alone INTEGER NOT NULL -- deaths in a row while it ran alone
+  );
+  CREATE TABLE quarantine (
+    n INTEGER PRIMARY KEY,
+    id INTEGER NOT NULL,
+    deaths INTEGER NOT NULL,
+    data TEXT NOT NULL -- JSON
+  );
 `;
 
-/** SQLite's codes for "busy" and "locked", see https://sqlite.org/rescode.html. */
-const LOCKED = [5, 6];
+/** SQLite's result codes, see https://sqlite.org/rescode.html. */
+const BUSY = 5,
+  LOCKED = 6,
+  READONLY = 8,
+  IOERR = 10,
+  CORRUPT = 11,
+  CANTOPEN = 14,
+  NOTADB = 26;
+/** Deno leaves the codes out of some errors. */
+const MESSAGES: [message: RegExp, code: number][] = [
+  [/locked|busy/, BUSY],
+  [/readonly/, READONLY],
+  [/malformed/, CORRUPT],
+  [/unable to open/, CANTOPEN],
+  [/disk/, IOERR],
+  [/not a database/, NOTADB],
+];
 
+/**
+ * Two processes that start together get in each other's way for a moment. For as
+ * long as this, in milliseconds, the whole process waits.
+ */
+const LOCK_WAIT = 100;
+
+const { deno, bun, node } = process.versions;
 // A static import would fail with a message that does not tell what to do.
 const sqlite = process.getBuiltinModule?.("node:sqlite");
-if (sqlite === undefined) {
+// Earlier versions of Deno have the module, but keep files locked for ever.
+if (sqlite === undefined || /^2\.[0-3]\./.test(deno ?? "")) {
   throw new Error(
-    `The SQLite inbox needs node:sqlite, which comes with Deno >= 2.2 and Node >= 22.13: this is ${
-      process.versions.deno
-        ? `Deno ${process.versions.deno}`
-        : process.versions.bun
-        ? `Bun ${process.versions.bun}`
-        : `Node ${process.version.slice(1)}`
+    `The SQLite inbox needs node:sqlite, as it comes with Deno >= 2.4 and Node >= 22.13: this is ${
+      deno ? `Deno ${deno}` : bun ? `Bun ${bun}` : `Node ${node}`
     }`,
   );
 }
-
-/**
- * The files that are open here. POSIX drops the locks of a process on a file when
- * the process closes that file anywhere, so it must not even be looked at again.
- */
-const openFiles = new Map<DatabaseSync, string>();
 
 /**
  * Opens the file for this process alone, and creates it if there is none. A file
@@ -71,28 +87,32 @@ export function openInboxFile(
   botId: number | undefined,
   synchronous: "full" | "normal",
 ): DatabaseSync {
-  if (botId !== undefined && !existsSync(path)) create(path, botId);
-  if (
-    existsSync(path) && [...openFiles.values()].includes(realpathSync(path))
-  ) {
-    throw inUse(path, "another runner in this process has it open");
+  if (!existsSync(path)) {
+    if (botId === undefined) {
+      throw new Error(
+        `Cannot open inbox: ${path} must be an inbox: there is no such file`,
+      );
+    }
+    create(path, botId);
   }
-  checkHeader(path);
-  let db: DatabaseSync | undefined;
+  if (!statSync(path).isFile()) {
+    throw new Error(
+      `Cannot open inbox: ${path} must be a file: received a directory or a device`,
+    );
+  }
+  // Nothing but SQLite may open the file: POSIX drops the locks of the whole
+  // process on a file when any part of it closes that file.
+  read(path, (db) => check(db, path, botId));
+  const db = connect(path, false);
   try {
-    db = new sqlite!.DatabaseSync(path, { readOnly: true });
-    checkContent(db, path, botId);
-    db.close();
-    db = new sqlite!.DatabaseSync(path);
     db.exec("PRAGMA locking_mode = EXCLUSIVE");
     db.exec(`PRAGMA synchronous = ${synchronous}`);
     db.exec("PRAGMA journal_mode = WAL");
     // Takes the lock, and keeps it.
     db.exec("BEGIN IMMEDIATE; COMMIT");
-    openFiles.set(db, realpathSync(path));
     return db;
   } catch (error) {
-    if (db?.isOpen) db.close();
+    db.close();
     throw explain(error, path);
   }
 }
@@ -103,7 +123,36 @@ export function closeInboxFile(db: DatabaseSync): void {
     db.exec("PRAGMA journal_mode = DELETE");
   } finally {
     db.close();
-    openFiles.delete(db);
+  }
+}
+
+/** The first row, or `undefined`. Some versions of `get` keep the file locked. */
+export function first(
+  db: DatabaseSync,
+  query: string,
+): Record<string, unknown> | undefined {
+  return db.prepare(query).all()[0];
+}
+
+function connect(path: string, readOnly: boolean): DatabaseSync {
+  try {
+    const db = new sqlite!.DatabaseSync(path, { readOnly });
+    db.exec(`PRAGMA busy_timeout = ${LOCK_WAIT}`);
+    return db;
+  } catch (error) {
+    throw explain(error, path);
+  }
+}
+
+/** Looks into a file without the means to change it. */
+function read(path: string, look: (db: DatabaseSync) => void): void {
+  const db = connect(path, true);
+  try {
+    look(db);
+  } catch (error) {
+    throw explain(error, path);
+  } finally {
+    db.close();
   }
 }
 
@@ -129,8 +178,9 @@ function create(path: string, botId: number): void {
       linkSync(draft, path);
     } catch (error) {
       // Another process was faster, or the file system has no links.
-      if ((error as { code?: string }).code !== "EEXIST") {
-        renameSync(draft, path);
+      if (!existsSync(path)) {
+        if ((error as { code?: string }).code === "EEXIST") throw error;
+        copyFileSync(draft, path, constants.COPYFILE_EXCL);
       }
     }
   } catch (error) {
@@ -145,70 +195,71 @@ function create(path: string, botId: number): void {
   }
 }
 
-/** Reads what SQLite itself need not be trusted with yet. */
-function checkHeader(path: string): void {
-  const header = new Uint8Array(100);
-  let length: number;
-  try {
-    const file = openSync(path, "r");
-    try {
-      length = readSync(file, header, 0, 100, 0);
-    } finally {
-      closeSync(file);
-    }
-  } catch (error) {
-    throw new Error(
-      `Cannot open inbox: ${path} must be a readable file: ${
-        (error as Error).message
-      }`,
-      { cause: error },
-    );
-  }
-  const magic = new TextDecoder().decode(header.subarray(0, 15));
-  if (length < 100 || magic !== "SQLite format 3") {
-    throw new Error(
-      `Cannot open inbox: ${path} must be an SQLite database: received ${
-        length === 0 ? "an empty file" : "another kind of file"
-      }`,
-    );
-  }
-  const view = new DataView(header.buffer);
-  const applicationId = view.getUint32(68);
+function check(
+  db: DatabaseSync,
+  path: string,
+  botId: number | undefined,
+): void {
+  const applicationId = first(db, "PRAGMA application_id")!.application_id;
   if (applicationId !== APPLICATION_ID) {
     throw new Error(
       `Cannot open inbox: ${path} must be an inbox, with application id ${APPLICATION_ID}: received a database with application id ${applicationId}`,
     );
   }
-  const version = view.getUint32(60);
+  const version = Number(first(db, "PRAGMA user_version")!.user_version);
   if (version > SCHEMA_VERSION) {
     throw new Error(
       `Cannot open inbox: the schema version of ${path} must be at most ${SCHEMA_VERSION}, update this module: received ${version}`,
     );
   }
-}
-
-function checkContent(
-  db: DatabaseSync,
-  path: string,
-  botId: number | undefined,
-): void {
-  const problem = db.prepare("PRAGMA quick_check(1)").get()?.quick_check;
+  const problem = first(db, "PRAGMA quick_check(1)")?.quick_check;
   if (problem !== "ok") throw new CorruptError(path, String(problem));
-  const broken = db.prepare(
-    "SELECT id FROM updates WHERE NOT json_valid(data) UNION ALL SELECT n FROM finished WHERE NOT json_valid(ids)",
-  ).get()?.id;
-  if (broken !== undefined) {
-    throw new CorruptError(
-      path,
-      `the record of update ${broken} is not valid JSON`,
-    );
-  }
-  const owner = db.prepare("SELECT id FROM bot").get()?.id;
+  checkRecords(db, path, "batch", "SELECT n, data FROM batches", isUpdate);
+  checkRecords(db, path, "record of ends", "SELECT * FROM finished", isId);
+  checkRecords(db, path, "list of bot", "SELECT id, running FROM bot", isId);
+  checkRecords(
+    db,
+    path,
+    "quarantined update",
+    "SELECT n, '[' || data || ']' FROM quarantine",
+    isUpdate,
+  );
+  const owner = first(db, "SELECT id FROM bot")?.id;
   if (botId !== undefined && owner !== botId) {
     throw new Error(
       `Cannot open inbox: ${path} must belong to the bot ${botId}: received the inbox of the bot ${owner}`,
     );
   }
+}
+
+/** Checks that the second column of all rows is a JSON array of such elements. */
+function checkRecords(
+  db: DatabaseSync,
+  path: string,
+  name: string,
+  query: string,
+  isElement: (value: unknown) => boolean,
+): void {
+  for (const row of db.prepare(query).all()) {
+    const [n, data] = Object.values(row);
+    let elements: unknown;
+    try {
+      elements = JSON.parse(String(data));
+    } catch {
+      // Reported below.
+    }
+    if (!Array.isArray(elements) || !elements.every(isElement)) {
+      throw new CorruptError(path, `${name} ${n} is damaged`);
+    }
+  }
+}
+
+function isId(value: unknown): boolean {
+  return Number.isSafeInteger(value);
+}
+
+function isUpdate(value: unknown): boolean {
+  return isId((value as { update_id?: unknown } | null)?.update_id);
 }
 
 class CorruptError extends Error {
@@ -223,23 +274,35 @@ class CorruptError extends Error {
 function explain(error: unknown, path: string): unknown {
   const { errcode, message } = error as Error & { errcode?: number };
   // Extended codes hold the plain one in the lowest byte.
-  const code = errcode === undefined ? undefined : errcode & 255;
-  if (code === undefined) return error;
-  if (LOCKED.includes(code)) {
-    return inUse(path, `another process has it open (${message})`, error);
+  const code = errcode === undefined
+    ? MESSAGES.find(([pattern]) => pattern.test(message))?.[1]
+    : errcode & 255;
+  switch (code) {
+    case undefined:
+      return error;
+    case BUSY:
+    case LOCKED:
+      return new Error(
+        `Cannot open inbox: ${path} must not be in use: another process, or another runner, has it open (${message})`,
+        { cause: error },
+      );
+    case READONLY:
+    case CANTOPEN:
+      return new Error(
+        `Cannot open inbox: ${path} must be a file that can be written to, like its directory: ${message}`,
+        { cause: error },
+      );
+    case NOTADB:
+      return new Error(
+        `Cannot open inbox: ${path} must be an SQLite database: ${message}`,
+        { cause: error },
+      );
+    case CORRUPT:
+      return new CorruptError(path, message, { cause: error });
+    default:
+      return new Error(
+        `Cannot open inbox: ${path} must be on a disk that works and has space left: ${message}`,
+        { cause: error },
+      );
   }
-  if (code === 8 || code === 14) {
-    return new Error(
-      `Cannot open inbox: ${path} and its directory must be writable: ${message}`,
-      { cause: error },
-    );
-  }
-  return new CorruptError(path, message, { cause: error });
-}
-
-function inUse(path: string, user: string, cause?: unknown): Error {
-  return new Error(
-    `Cannot open inbox: ${path} must not be in use: ${user}`,
-    { cause },
-  );
 }

@@ -9,6 +9,14 @@ export type RunnerEvent<Y = unknown> =
   | {
     /** The runner started. */
     type: "started";
+    /** Takes a snapshot of its numbers, as `stats` of the handle does. */
+    stats: () => RunnerStats;
+  }
+  | {
+    /** Updates arrived. Made only if there is a hook to hear of it. */
+    type: "received";
+    /** The updates in the order of their arrival; at least one. */
+    updates: readonly Y[];
   }
   | {
     /** An update ended. Made only if there is a hook to hear of it. */
@@ -177,6 +185,8 @@ export type RunnerState =
 export interface RunnerStats {
   /** What the runner is doing. */
   state: RunnerState;
+  /** When it was last started, in milliseconds since the epoch. */
+  startedAt: number | undefined;
   /** Number of updates fetched. */
   received: number;
   /** Number of updates whose handlers resolved. */
@@ -192,6 +202,15 @@ export interface RunnerStats {
   parked: number;
   /** Number of updates that are fetched and not started. */
   buffered: number;
+  /** Bounds of these three numbers; `Infinity` where there is none. */
+  limits: {
+    /** The concurrency: never more updates run. */
+    running: number;
+    /** The backlog: while as many updates are parked, no others are started. */
+    parked: number;
+    /** Twice the lookahead of the inbox, as a batch can come on top of it. */
+    buffered: number;
+  };
   /** Number of calls to `getUpdates` that were answered. */
   polls: number;
   /** When the last of them was answered, in milliseconds since the epoch. */
@@ -200,6 +219,11 @@ export interface RunnerStats {
   lastError: unknown;
   /** Milliseconds for which the oldest running update has been running. */
   oldestRunningMs: number;
+  /**
+   * Milliseconds for which there has been no room for one more update, and none
+   * has ended; 0 while there is room. If it grows, the handlers are stuck.
+   */
+  blockedMs: number;
   /** What the inbox tells about itself. */
   inbox: Record<string, number | boolean>;
 }
@@ -259,11 +283,15 @@ export function logEvent(event: RunnerEvent): void {
   }
 }
 
+/** What each line that is printed here begins with. */
+export const LOG_PREFIX = "[grammY runner]";
+
 function log(message: string, ...errors: unknown[]): void {
-  console.error("[grammY runner]", message, ...errors.map(withoutToken));
+  const texts = errors.map((error) => hideToken(inspect(error)));
+  console.error(LOG_PREFIX, message, ...texts);
 }
 
 /** Network errors quote the URL of the request, which contains the token. */
-function withoutToken(error: unknown): string {
-  return inspect(error).replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
+export function hideToken(text: string): string {
+  return text.replace(/(\bbot\d+):[\w-]+/g, "$1:<token>");
 }

@@ -1,5 +1,5 @@
 /**
- * Runs grammY bots on long polling, concurrently and reliably.
+ * Runs grammY bots on long polling or webhooks, concurrently and reliably.
  *
  * @example
  * ```ts
@@ -78,4 +78,11 @@ export {
   type UpdateSource,
   type UpdateSupplier,
 } from "./source.ts";
+export {
+  createWebhookSource,
+  type NodeRequest,
+  type NodeResponse,
+  type WebhookSource,
+  type WebhookSourceOptions,
+} from "./webhook.ts";
 export { BotWorker } from "./worker.ts";

@@ -24,6 +24,7 @@ import {
   createSource,
   type SourceOptions,
   type UpdateSource,
+  type UpdateSupplier,
 } from "./source.ts";
 
 /**
@@ -60,9 +61,15 @@ export interface CreateRunnerOptions<Y> {
  * @typeParam Y Type of the updates
  */
 export interface RunOptions<Y> {
-  /** Options of the update source. */
-  source?: SourceOptions;
-  /** Options for fetching updates. */
+  /**
+   * Options of the update source; or another source to take the place of long
+   * polling, such as that of {@link createWebhookSource}.
+   */
+  source?: SourceOptions | UpdateSource<Y>;
+  /**
+   * Options for fetching updates, and for `bot.init()`, which goes first with any
+   * source.
+   */
   runner?: RunnerOptions;
   /** Options of the update sink. */
   sink?: SinkOptions<Y>;
@@ -154,7 +161,8 @@ export interface RunnerHandle<Y = unknown> {
 }
 
 /**
- * Runs a bot on long polling, and handles its updates concurrently.
+ * Runs a bot on long polling, or on another source of updates, and handles them
+ * concurrently.
  *
  * Errors in handlers go to `bot.catch`. Use {@link sequentialize} to keep the
  * order of updates where it matters.
@@ -184,10 +192,10 @@ export function run<Y extends { update_id: number }, R>(
   bot: BotAdapter<Y, R>,
   options: RunOptions<Y> = {},
 ): RunnerHandle<Y> {
-  const source = createSource(
-    createUpdateSupplier(bot, options.runner),
-    options.source,
-  );
+  const supplier = createUpdateSupplier(bot, options.runner);
+  const source = options.source && "generator" in options.source
+    ? initializing(options.source, supplier)
+    : createSource(supplier, options.source);
   const sink = createConcurrentSink<Y, R>(
     {
       consume(update, slot) {
@@ -208,6 +216,25 @@ export function run<Y extends { update_id: number }, R>(
   });
   handle.start();
   return handle;
+}
+
+/** The same source, but ready only when the bot is initialized. */
+function initializing<Y>(
+  source: UpdateSource<Y>,
+  supplier: UpdateSupplier<Y>,
+): UpdateSource<Y> {
+  const ready: UpdateSource<Y>["ready"] = async (signal, emit) => {
+    await supplier.ready?.(signal, emit);
+    await source.ready?.(signal, emit);
+  };
+  // Not a copy, as members of a class instance are not its own.
+  return new Proxy({} as UpdateSource<Y>, {
+    get(_, name) {
+      if (name === "ready") return ready;
+      const member = Reflect.get(source, name);
+      return typeof member === "function" ? member.bind(source) : member;
+    },
+  });
 }
 
 /** The bot's id as its token tells, or its `botInfo` where that is set. */
@@ -305,6 +332,7 @@ class Runner<Y> implements RunnerHandle<Y> {
   #retrying = false;
   #received = 0;
   #outcomes = { handled: 0, failed: 0, timedOut: 0 };
+  #startedAt: number | undefined;
   #polls = 0;
   #lastPollAt: number | undefined;
   #lastError: unknown;
@@ -324,18 +352,18 @@ class Runner<Y> implements RunnerHandle<Y> {
     const { signal } = this.#options;
     if (this.isRunning() || signal?.aborted) return;
     this.#retrying = false;
+    this.#startedAt = Date.now();
     const run = new Run<Y>({
       source: this.#source,
       sink: this.#sink,
       inbox: this.#inbox,
       botId: this.#options.botId,
       observed: this.#options.onEvent !== undefined,
+      stats: this.stats,
       leftovers: this.#leftovers,
       emit: (event) => this.#emit(event),
       onPoll: (event) => this.#onPoll(event),
-      onReceived: (count) => {
-        this.#received += count;
-      },
+      onReceived: (updates) => this.#onReceived(updates),
       onEnded: (end, receivedAt) => this.#onEnded(end, receivedAt),
     }, this.#run);
     this.#run = run;
@@ -375,16 +403,21 @@ class Runner<Y> implements RunnerHandle<Y> {
     this.#run !== undefined && !this.#run.stopping;
 
   readonly stats = (): RunnerStats => {
-    const sink = this.#sink.stats?.() ??
+    const { limits, ...sink } = this.#sink.stats?.() ??
       { running: this.#sink.size(), parked: 0, oldestRunningMs: 0 };
+    const { running = Infinity, parked = Infinity } = limits ?? {};
+    const { lookahead = Infinity } = this.#inbox;
     return {
       state: this.#state,
+      startedAt: this.#startedAt,
       received: this.#received,
       ...this.#outcomes,
       ...sink,
+      blockedMs: this.#run?.blockedMs ?? 0,
       buffered: this.#run === undefined
         ? 0
         : this.#run.buffered + this.#run.held,
+      limits: { running, parked, buffered: 2 * lookahead },
       polls: this.#polls,
       lastPollAt: this.#lastPollAt,
       lastError: this.#lastError,
@@ -417,8 +450,16 @@ class Runner<Y> implements RunnerHandle<Y> {
     } else if (event.type === "poll-failed") {
       this.#retrying = true;
       this.#lastError = event.error;
+    } else if (event.type === "recovered") {
+      this.#retrying = false;
     }
     this.#tell(event);
+  }
+
+  #onReceived(updates: Y[]): void {
+    this.#received += updates.length;
+    if (this.#options.onEvent === undefined || updates.length === 0) return;
+    this.#tell({ type: "received", updates });
   }
 
   #onEnded(end: TaskEnd<Y>, receivedAt: number | undefined): void {

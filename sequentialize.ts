@@ -45,15 +45,15 @@ export class ConstraintMap {
       cancelled: false,
       released: false,
     };
-    for (const key of keys) {
-      const predecessor = this.#newest.get(key);
+    const newest = this.#newest;
+    for (let i = 0; i < keys.length; i++) {
+      const predecessor = newest.get(keys[i]);
       if (predecessor === entry) continue; // a repeated key
-      if (predecessor !== undefined) {
-        if (predecessor.successor === undefined) predecessor.successor = entry;
-        else (predecessor.otherSuccessors ??= []).push(entry);
-        entry.blockers++;
-      }
-      this.#newest.set(key, entry);
+      newest.set(keys[i], entry);
+      if (predecessor === undefined) continue;
+      if (predecessor.successor === undefined) predecessor.successor = entry;
+      else (predecessor.otherSuccessors ??= []).push(entry);
+      entry.blockers++;
     }
     return entry;
   }
@@ -75,10 +75,11 @@ export class ConstraintMap {
     if (entry.released) return cancelled;
     entry.released = true;
     const { keys, successor, otherSuccessors } = entry;
+    const newest = this.#newest;
     for (let i = 0; i < keys.length; i++) {
       // Without a successor, it is the newest one for all of its keys.
-      if (successor === undefined || this.#newest.get(keys[i]) === entry) {
-        this.#newest.delete(keys[i]);
+      if (successor === undefined || newest.get(keys[i]) === entry) {
+        newest.delete(keys[i]);
       }
     }
     if (successor === undefined) return cancelled;
@@ -197,16 +198,18 @@ function normalize(
       `Cannot sequentialize: constraints must be strings: received ${constraint}`,
     );
   }
-  const keys: string[] = [];
-  for (const key of constraint) {
-    if (key === undefined || key === null || key === "") continue;
-    if (typeof key !== "string") {
+  let isClean = true;
+  for (let i = 0; i < constraint.length; i++) {
+    const key = constraint[i];
+    if (key === undefined || key === null || key === "") isClean = false;
+    else if (typeof key !== "string") {
       throw new TypeError(
         `Cannot sequentialize: constraints must be strings: received ${key}`,
       );
     }
-    keys.push(key);
   }
+  // A copy all the same, as the function may change its list later on.
+  const keys = isClean ? constraint.slice() : constraint.filter(Boolean);
   return keys.length > 0 ? keys : undefined;
 }
 

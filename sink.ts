@@ -66,8 +66,16 @@ export interface UpdateSink<Y> {
     reason: DOMException,
     observer: TaskObserver<Y>,
   ) => { running: Y[]; parked: Y[] };
-  /** Number of running and of parked updates, and the age of the oldest. */
-  stats?: () => { running: number; parked: number; oldestRunningMs: number };
+  /**
+   * Number of running and of parked updates, their limits if there are any, and
+   * the age of the oldest running one.
+   */
+  stats?: () => {
+    running: number;
+    parked: number;
+    limits?: { running: number; parked: number };
+    oldestRunningMs: number;
+  };
 }
 
 /**
@@ -143,7 +151,7 @@ export function createSequentialSink<Y, R = unknown>(
   // No backlog: a parked update holds up the others like a running one.
   const queue = createQueue(handler, errorHandler, options, 1, 0);
   return {
-    ...createSinkMembers(queue),
+    ...createSinkMembers(queue, 0),
     async handle(updates, observer) {
       for (const update of updates) {
         while (queue.room < 1) await queue.capacity();
@@ -187,7 +195,7 @@ export function createBatchSink<Y, R = unknown>(
 ): UpdateSink<Y> {
   const queue = createQueue(handler, errorHandler, options, Infinity, Infinity);
   return {
-    ...createSinkMembers(queue),
+    ...createSinkMembers(queue, Infinity),
     async handle(updates, observer) {
       queue.add(updates, observer);
       await queue.empty();
@@ -237,7 +245,7 @@ export function createConcurrentSink<Y, R = unknown>(
     backlog,
   );
   return {
-    ...createSinkMembers(queue),
+    ...createSinkMembers(queue, backlog),
     handle: (updates, observer) => queue.add(updates, observer),
   };
 }
@@ -273,6 +281,7 @@ function createQueue<Y, R>(
 
 function createSinkMembers<Y, R>(
   queue: DecayingDeque<Y, R>,
+  backlog: number,
 ): Omit<Required<UpdateSink<Y>>, "handle"> {
   return {
     size: () => queue.length,
@@ -282,6 +291,7 @@ function createSinkMembers<Y, R>(
     stats: () => ({
       running: queue.running,
       parked: queue.parked,
+      limits: { running: queue.concurrency, parked: backlog },
       oldestRunningMs: queue.oldestRunningMs,
     }),
   };

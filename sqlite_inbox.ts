@@ -16,16 +16,18 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import type { DatabaseSync, StatementSync } from "node:sqlite";
+import type { DatabaseSync } from "node:sqlite";
+import { closeInboxFile, openInboxFile } from "./_sqlite_file.ts";
 import {
-  ALONE,
-  closeInboxFile,
-  openInboxFile,
-  RUNNING,
-  SET_ASIDE,
-  WAITING,
-} from "./_sqlite_file.ts";
+  type Entry,
+  InboxLog,
+  listQuarantine,
+  type QuarantinedUpdate,
+  releaseFromFile,
+} from "./_sqlite_log.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
+
+export type { QuarantinedUpdate };
 
 /** Options of {@link createSqliteInbox}. */
 export interface SqliteInboxOptions {
@@ -58,21 +60,9 @@ export interface SqliteInboxOptions {
    * Number of finished updates whose ids are remembered, so that they do not run
    * again if Telegram sends them again: an integer of at least 0.
    *
-   * @default 10_000
+   * @default 5_000
    */
   tombstones?: number;
-}
-
-/**
- * An update that is set aside because the process died whenever it was handled.
- *
- * @typeParam Y Type of the updates
- */
-export interface QuarantinedUpdate<Y> {
-  /** The update. */
-  update: Y;
-  /** How many times the process is known to have died while it ran. */
-  deaths: number;
 }
 
 /**
@@ -82,7 +72,7 @@ export interface QuarantinedUpdate<Y> {
  */
 export interface SqliteInbox<Y> extends UpdateInbox<Y> {
   /**
-   * Lists the updates that have been set aside, in the order of their arrival.
+   * Lists the updates that have been set aside, the one that has been for longest first.
    * Works while the inbox is open, and on a file that nobody uses.
    */
   quarantined(): QuarantinedUpdate<Y>[];
@@ -131,7 +121,7 @@ export function createSqliteInbox<Y extends { update_id: number }>(
     lookahead = 100,
     synchronous = "full",
     maxAttempts = 3,
-    tombstones = 10_000,
+    tombstones = 5_000,
   } = options;
   checkCount("lookahead", lookahead, 1);
   checkCount("maxAttempts", maxAttempts, 1);
@@ -142,9 +132,9 @@ export function createSqliteInbox<Y extends { update_id: number }>(
     );
   }
   const file = path instanceof URL ? fileURLToPath(path) : path;
-  if (typeof file !== "string" || file === "" || file.startsWith(":")) {
+  if (typeof file !== "string" || /^($|:|file:)/.test(file)) {
     throw new TypeError(
-      `Cannot create inbox: path must be the path of a file: received ${
+      `Cannot create inbox: path must be the path or the URL object of a file: received ${
         JSON.stringify(path)
       }`,
     );
@@ -166,68 +156,39 @@ function checkCount(name: string, value: number, least: number): void {
 
 /** How long an end may go unrecorded; what ended since runs again after a crash. */
 const FLUSH_MS = 20;
+/**
+ * How long a suspect gets to run by itself: a process dies sooner, or the death is
+ * put down to something else. It doubles with each further death, for the sake of
+ * those that kill slowly, a few times at most.
+ */
+const ALONE_MS = 5000;
+const MOST_DOUBLINGS = 6;
 /** How often it is tried again after that has failed. */
 const RETRY_MS = 1000;
-/** Number of rows to insert at once, as each call costs as much as a row. */
-const MANY = 25;
-
-/** An update that has not finished. */
-interface Entry<Y> {
-  readonly seq: number;
-  readonly id: number;
-  readonly update: Y;
-  deaths: number;
-  alone: number;
-  /** It comes from an earlier life, or has been released. */
-  replayed: boolean;
-  /** Handed out and not settled. */
-  taken: boolean;
-  settled: boolean;
-  state: number;
-  /** The state that the file knows. */
-  stored: number;
-}
-
-interface Row {
-  seq: number;
-  id: number;
-  data: string;
-  state: number;
-  deaths: number;
-  alone: number;
-}
-
 class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   readonly durable = true;
   readonly lookahead: number;
   readonly #path: string;
   readonly #options: Required<SqliteInboxOptions>;
-  /** Set iff the inbox is open. */
+  /** These are set iff the inbox is open. */
   #db: DatabaseSync | undefined;
-  #statements!: Record<
-    "insert" | "insertMany" | "state" | "remove" | "finish" | "prune",
-    StatementSync
-  >;
+  #log: InboxLog<Y> | undefined;
   #run: InboxRun<Y> | undefined;
-  #nextSeq = 1;
-  /** All ids in the file. */
-  #known = new Set<number>();
-  /** The ids that transactions recorded the end of, the oldest first. */
-  #tombstones: { n: number; ids: number[] }[] = [];
-  #tombstoneCount = 0;
-  #unfinished = new Map<number, Entry<Y>>();
-  #setAside = new Map<number, Entry<Y>>();
   /** What can be taken, from position `#head` on. */
   #buffer: Entry<Y>[] = [];
   #head = 0;
-  #takenCount = 0;
-  /** A suspect that runs; nothing else does meanwhile. */
+  /** Those that are under way and may kill the process yet. */
+  readonly #dangerous = new Set<Entry<Y>>();
+  /** The ids of updates that are neither parked nor waiting. */
+  #running = new Set<number>();
+  /** A suspect that runs; nothing else is started meanwhile. */
   #suspect: Entry<Y> | undefined;
+  /** Set while a suspect runs, or waits for the others to end. */
+  #patience: ReturnType<typeof setTimeout> | undefined;
   /** What the next transaction has to record. */
-  #dirty = new Set<Entry<Y>>();
+  #ended: Entry<Y>[] = [];
+  #runningChanged = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Why the file could not be written to, unless it worked since. */
-  #broken: Error | undefined;
   #wakeAppend: (() => void) | undefined;
   #wakeTake: (() => void) | undefined;
 
@@ -254,86 +215,29 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
         `Cannot open inbox: ${this.#path} must be used by one runner: it is open already`,
       );
     }
-    const db = openInboxFile(
-      this.#path,
-      run.botId,
-      this.#options.synchronous,
-    );
+    const { synchronous, maxAttempts, tombstones } = this.#options;
+    const db = openInboxFile(this.#path, run.botId, synchronous);
+    let log: InboxLog<Y>;
+    let guilty: Entry<Y>[];
     try {
-      this.#run = run;
-      this.#statements = {
-        insert: db.prepare(
-          "INSERT INTO updates (seq, id, data) VALUES (?, ?, ?)",
-        ),
-        insertMany: db.prepare(
-          "INSERT INTO updates (seq, id, data) VALUES " +
-            Array(MANY).fill("(?, ?, ?)").join(),
-        ),
-        state: db.prepare(
-          "UPDATE updates SET state = ?, deaths = ?, alone = ? WHERE seq = ?",
-        ),
-        remove: db.prepare("DELETE FROM updates WHERE seq BETWEEN ? AND ?"),
-        finish: db.prepare("INSERT INTO finished (n, ids) VALUES (?, ?)"),
-        prune: db.prepare("DELETE FROM finished WHERE n <= ?"),
-      };
-      this.#load(db);
+      log = new InboxLog<Y>(db, this.#path, tombstones);
+      guilty = log.load((entry, others) => entry.alone >= maxAttempts + others);
     } catch (error) {
       closeInboxFile(db);
       throw error;
     }
     this.#db = db;
-  }
-
-  /** Reads what there is, and counts whom the last life ended with. */
-  #load(db: DatabaseSync): void {
-    this.#known = new Set();
-    this.#tombstones = [];
-    this.#tombstoneCount = 0;
-    this.#nextSeq = 1;
-    this.#unfinished = new Map();
-    this.#setAside = new Map();
-    this.#dirty = new Set();
-    this.#buffer = [];
-    this.#head = this.#takenCount = 0;
-    this.#suspect = this.#broken = undefined;
-    const fresh: Entry<Y>[] = [];
-    for (const row of db.prepare("SELECT * FROM finished ORDER BY n").all()) {
-      this.#bury({ n: Number(row.n), ids: JSON.parse(String(row.ids)) });
-    }
-    const rows = db.prepare("SELECT * FROM updates ORDER BY seq").all();
-    let deaths = Number(db.prepare("SELECT deaths FROM bot").get()!.deaths);
-    if (rows.some(({ state }) => state === RUNNING || state === ALONE)) {
-      deaths++;
-    }
-    for (const row of rows as unknown as Row[]) {
-      this.#nextSeq = row.seq + 1;
-      this.#known.add(row.id);
-      const entry = this.#parse(row);
-      if (row.state === SET_ASIDE) {
-        this.#setAside.set(row.id, entry);
-        continue;
-      }
-      if (row.state !== WAITING) entry.deaths++;
-      entry.alone = row.state === ALONE ? row.alone + 1 : 0;
-      entry.state = WAITING;
-      const others = Math.max(0, deaths - entry.deaths);
-      if (entry.alone >= this.#options.maxAttempts + others) {
-        entry.state = SET_ASIDE;
-        this.#setAside.set(row.id, entry);
-        fresh.push(entry);
-      } else {
-        this.#unfinished.set(row.id, entry);
-        this.#buffer.push(entry);
-      }
-      if (entry.deaths !== row.deaths || entry.alone !== row.alone) {
-        this.#dirty.add(entry);
-      }
-    }
-    // Those that led to setting one aside are explained.
-    db.exec(`UPDATE bot SET deaths = ${fresh.length > 0 ? 0 : deaths}`);
-    this.#commit(db, []);
-    for (const { id, update, deaths } of fresh) {
-      this.#run!.emit({
+    this.#log = log;
+    this.#run = run;
+    this.#buffer = [...log.unfinished.values()];
+    this.#head = 0;
+    this.#dangerous.clear();
+    this.#running = new Set();
+    this.#suspect = undefined;
+    this.#ended = [];
+    this.#runningChanged = false;
+    for (const { id, update, deaths } of guilty) {
+      run.emit({
         type: "inbox",
         level: "error",
         message:
@@ -342,7 +246,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       });
     }
     if (this.#length > 0) {
-      this.#run!.emit({
+      run.emit({
         type: "inbox",
         level: "info",
         message: `${this.#length} updates did not finish earlier and run first`,
@@ -350,29 +254,16 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     }
   }
 
-  #parse(row: Row): Entry<Y> {
-    const { seq, id, state, deaths, alone } = row;
-    return {
-      seq,
-      id,
-      update: JSON.parse(row.data),
-      deaths,
-      alone,
-      replayed: true,
-      taken: false,
-      settled: false,
-      state,
-      stored: state,
-    };
-  }
-
   async append(updates: Y[], signal: AbortSignal): Promise<void> {
     while (this.#length >= this.lookahead) {
       await wait(signal, (wake) => this.#wakeAppend = wake);
     }
     signal.throwIfAborted();
-    const db = this.#opened();
-    const fresh = new Map<number, Entry<Y>>();
+    const log = this.#log;
+    if (log === undefined) {
+      throw new Error(`Cannot store updates: ${this.#path} must be open`);
+    }
+    const fresh = new Map<number, Y>();
     for (const update of updates) {
       const id = update?.update_id;
       if (!Number.isSafeInteger(id)) {
@@ -380,29 +271,12 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
           `Cannot store update: update_id must be an integer: received ${id}`,
         );
       }
-      if (this.#known.has(id) || fresh.has(id)) continue;
-      fresh.set(id, {
-        seq: this.#nextSeq + fresh.size,
-        id,
-        update,
-        deaths: 0,
-        alone: 0,
-        replayed: false,
-        taken: false,
-        settled: false,
-        state: WAITING,
-        stored: WAITING,
-      });
+      if (!log.has(id) && !fresh.has(id)) fresh.set(id, update);
     }
-    if (fresh.size === 0 && this.#broken === undefined) return;
-    const entries = [...fresh.values()];
-    this.#commit(db, entries);
-    for (const entry of entries) {
-      this.#known.add(entry.id);
-      this.#unfinished.set(entry.id, entry);
+    if (fresh.size === 0 && log.broken === undefined) return;
+    for (const entry of this.#commit(log, [...fresh.values()])) {
       this.#buffer.push(entry);
     }
-    this.#nextSeq += fresh.size;
     this.#wakeTake?.();
   }
 
@@ -410,7 +284,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     signal.throwIfAborted();
     let count: number;
     while ((count = this.#takeable(limit)) === 0) {
+      if (this.#length > 0) this.#waitAtMost(ALONE_MS);
       await wait(signal, (wake) => this.#wakeTake = wake);
+      signal.throwIfAborted();
     }
     const end = this.#head + count;
     const taken = this.#buffer.slice(this.#head, end);
@@ -420,13 +296,13 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       this.#buffer = this.#buffer.slice(this.#head);
       this.#head = 0;
     }
-    this.#takenCount += count;
-    if (this.#isSuspect(taken[0])) this.#suspect = taken[0];
+    if (this.#isSuspect(taken[0])) this.#accuse(taken[0]);
     for (const entry of taken) {
       entry.taken = true;
-      entry.state = this.#suspect === undefined ? RUNNING : ALONE;
-      this.#dirty.add(entry);
+      this.#dangerous.add(entry);
+      this.#running.add(entry.id);
     }
+    this.#runningChanged = true;
     // Should the process die of one that may have killed it before, the file
     // knows. If it cannot be told, they run all the same: they are stored.
     if (taken.some((entry) => entry.replayed)) this.#flush();
@@ -438,7 +314,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #takeable(limit: number): number {
     if (this.#length === 0 || this.#suspect !== undefined) return 0;
     if (this.#isSuspect(this.#buffer[this.#head])) {
-      return this.#takenCount === 0 ? 1 : 0;
+      return this.#dangerous.size === 0 ? 1 : 0;
     }
     let end = this.#head + 1;
     const most = Math.min(this.#buffer.length, this.#head + limit);
@@ -447,87 +323,115 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   }
 
   #isSuspect(entry: Entry<Y>): boolean {
-    return entry.replayed && entry.deaths >= this.#options.maxAttempts - 1;
+    return entry.replayed &&
+      entry.deaths >= Math.max(1, this.#options.maxAttempts - 1);
+  }
+
+  /** Lets a suspect run by itself, for some time. */
+  #accuse(entry: Entry<Y>): void {
+    this.#suspect = entry;
+    const doublings = entry.deaths - (this.#options.maxAttempts - 1);
+    this.#stopWaiting();
+    this.#waitAtMost(ALONE_MS * 2 ** Math.min(doublings, MOST_DOUBLINGS));
+    this.#run!.emit({
+      type: "inbox",
+      level: "info",
+      message:
+        `The update ${entry.id} runs by itself for a while, as the process died ${entry.deaths} times while it was handled`,
+      update: entry.update,
+    });
+  }
+
+  /** Goes on after a while even though what runs does not end. */
+  #waitAtMost(ms: number): void {
+    this.#patience ??= setTimeout(() => {
+      this.#stopWaiting();
+      this.#suspect = undefined;
+      this.#dangerous.clear();
+      this.#runningChanged = true;
+      this.#flush();
+      this.#wakeTake?.();
+    }, ms);
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
   }
 
   running(update: Y, running: boolean): void {
-    const entry = this.#unfinished.get(update.update_id);
-    if (this.#db === undefined || !entry?.taken) return;
-    const runs = entry === this.#suspect ? ALONE : RUNNING;
-    entry.state = running ? runs : WAITING;
-    this.#dirty.add(entry);
-    if (!entry.replayed) return;
-    if (running) this.#flush();
-    else this.#arm(FLUSH_MS);
+    const entry = this.#underWay(update);
+    if (entry === undefined) return;
+    if (running) this.#running.add(entry.id);
+    else this.#running.delete(entry.id);
+    this.#runningChanged = true;
+    if (!running) this.#arm(FLUSH_MS);
+    else if (entry.replayed) this.#flush();
   }
 
   settle(update: Y): void {
-    const entry = this.#unfinished.get(update.update_id);
-    if (this.#db === undefined || !entry?.taken) return;
-    this.#unfinished.delete(entry.id);
+    const entry = this.#underWay(update);
+    if (entry === undefined) return;
     entry.settled = true;
-    this.#dirty.add(entry);
-    this.#takenCount--;
+    this.#ended.push(entry);
+    this.#running.delete(entry.id);
+    this.#runningChanged = true;
+    this.#dangerous.delete(entry);
     if (this.#suspect === entry) this.#suspect = undefined;
+    if (this.#dangerous.size === 0) this.#stopWaiting();
     if (this.#length > 0 && this.#takeable(1) > 0) this.#wakeTake?.();
     this.#arm(FLUSH_MS);
-    if (this.#broken !== undefined) throw this.#broken;
+    const { broken } = this.#log!;
+    if (broken !== undefined) throw broken;
+  }
+
+  /** The entry of an update that has been taken and not been settled. */
+  #underWay(update: Y): Entry<Y> | undefined {
+    const entry = this.#log?.unfinished.get(update.update_id);
+    return entry?.taken && !entry.settled ? entry : undefined;
   }
 
   // deno-lint-ignore require-await -- throwing shall be rejecting
   async close(): Promise<void> {
     const db = this.#db;
-    if (db === undefined) return;
+    const log = this.#log;
+    if (db === undefined || log === undefined) return;
+    this.#stopWaiting();
     clearTimeout(this.#timer);
-    this.#timer = this.#db = undefined;
+    this.#timer = undefined;
+    this.#db = this.#log = this.#run = undefined;
+    this.#buffer = [];
+    this.#head = 0;
+    const ended = this.#ended.splice(0);
     try {
       // Whatever happens to the process from now on is no fault of theirs.
-      for (const entry of this.#unfinished.values()) {
-        if (entry.state === WAITING && entry.stored === WAITING) continue;
-        entry.state = WAITING;
-        this.#dirty.add(entry);
-      }
-      this.#commit(db, []);
-      db.exec("UPDATE bot SET deaths = 0");
+      log.commit({ ended, running: { ids: [], alone: false } });
+      log.endLife();
     } finally {
       closeInboxFile(db);
-      this.#buffer = [];
-      this.#head = 0;
-      this.#run = undefined;
     }
   }
 
   stats(): Record<string, number | boolean> {
     return {
       buffered: this.#length,
-      unfinished: this.#unfinished.size,
-      quarantined: this.#setAside.size,
+      unfinished: (this.#log?.unfinished.size ?? 0) - this.#ended.length,
+      quarantined: this.#log?.quarantine.size ?? 0,
     };
   }
 
   quarantined(): QuarantinedUpdate<Y>[] {
-    const entries = this.#db !== undefined
-      ? [...this.#setAside.values()]
-      : this.#withFile((db) =>
-        db.prepare("SELECT * FROM updates WHERE state = ? ORDER BY seq")
-          .all(SET_ASIDE).map((row) => this.#parse(row as unknown as Row))
-      );
-    return entries.map(({ update, deaths }) => ({ update, deaths }));
+    return this.#log !== undefined
+      ? [...this.#log.quarantine.values()]
+      : this.#withFile((db) => listQuarantine<Y>(db));
   }
 
   release(id: number): boolean {
-    const release = (db: DatabaseSync) =>
-      db.prepare(
-        "UPDATE updates SET state = 0, deaths = 0, alone = 0 WHERE id = ? AND state = ?",
-      ).run(id, SET_ASIDE).changes > 0;
-    if (this.#db === undefined) return this.#withFile(release);
-    const entry = this.#setAside.get(id);
+    if (this.#log === undefined) {
+      return this.#withFile((db) => releaseFromFile(db, id));
+    }
+    const entry = this.#log.release(id);
     if (entry === undefined) return false;
-    release(this.#db);
-    this.#setAside.delete(id);
-    Object.assign(entry, { state: WAITING, stored: WAITING });
-    entry.deaths = entry.alone = 0;
-    this.#unfinished.set(id, entry);
     this.#buffer.push(entry);
     this.#wakeTake?.();
     return true;
@@ -544,11 +448,6 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     }
   }
 
-  #opened(): DatabaseSync {
-    if (this.#db !== undefined) return this.#db;
-    throw new Error(`Cannot store updates: ${this.#path} must be open`);
-  }
-
   #arm(ms: number): void {
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
@@ -558,9 +457,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
 
   /** Records what has changed. A failure ends fetching at the next chance. */
   #flush(): void {
-    if (this.#db === undefined || this.#dirty.size === 0) return;
+    if (this.#log === undefined) return;
     try {
-      this.#commit(this.#db, []);
+      this.#commit(this.#log, []);
     } catch (error) {
       this.#run!.emit({
         type: "inbox",
@@ -573,84 +472,18 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   }
 
   /** One transaction with new updates and all that has changed since the last. */
-  #commit(db: DatabaseSync, fresh: Entry<Y>[]): void {
-    if (fresh.length === 0 && this.#dirty.size === 0) return;
-    const { insert, insertMany, state, remove, finish, prune } =
-      this.#statements;
-    const ended: Entry<Y>[] = [];
-    for (const entry of this.#dirty) if (entry.settled) ended.push(entry);
-    const n = (this.#tombstones.at(-1)?.n ?? 0) + 1;
-    const ids = ended.map(({ id }) => id);
-    const forgotten = this.#countForgotten(ids.length);
-    try {
-      db.exec("BEGIN IMMEDIATE");
-      let i = 0;
-      while (i + MANY <= fresh.length) {
-        insertMany.run(...fresh.slice(i, i += MANY).flatMap(columns));
-      }
-      while (i < fresh.length) insert.run(...columns(fresh[i++]));
-      for (const entry of this.#dirty) {
-        if (entry.settled) continue;
-        state.run(entry.state, entry.deaths, entry.alone, entry.seq);
-      }
-      for (const [first, last] of ranges(ended.map(({ seq }) => seq))) {
-        remove.run(first, last);
-      }
-      if (ids.length > 0) finish.run(n, JSON.stringify(ids));
-      if (forgotten > 0) prune.run(this.#tombstones[forgotten - 1].n);
-      db.exec("COMMIT");
-    } catch (error) {
-      if (db.isTransaction) db.exec("ROLLBACK");
-      this.#broken = new Error(
-        `Cannot write to inbox: ${this.#path} must be writable, with space left on the disk: ${
-          (error as Error).message
-        }`,
-        { cause: error },
-      );
-      throw this.#broken;
-    }
-    this.#broken = undefined;
+  #commit(log: InboxLog<Y>, fresh: Y[]): Entry<Y>[] {
+    const entries = log.commit({
+      fresh,
+      ended: this.#ended,
+      running: this.#runningChanged
+        ? { ids: this.#running, alone: this.#suspect !== undefined }
+        : undefined,
+    });
+    this.#ended = [];
+    this.#runningChanged = false;
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    for (const entry of this.#dirty) entry.stored = entry.state;
-    this.#dirty.clear();
-    for (const { ids } of this.#tombstones.splice(0, forgotten)) {
-      this.#tombstoneCount -= ids.length;
-      for (const id of ids) this.#known.delete(id);
-    }
-    if (ids.length > 0) this.#bury({ n, ids });
+    return entries;
   }
-
-  /** How many of the oldest records can go once `more` ids are added. */
-  #countForgotten(more: number): number {
-    let left = this.#tombstoneCount + more;
-    let count = 0;
-    for (const { ids } of this.#tombstones) {
-      left -= ids.length;
-      if (left < this.#options.tombstones) break;
-      count++;
-    }
-    return count;
-  }
-
-  #bury(tombstone: { n: number; ids: number[] }): void {
-    this.#tombstones.push(tombstone);
-    this.#tombstoneCount += tombstone.ids.length;
-    for (const id of tombstone.ids) this.#known.add(id);
-  }
-}
-
-function columns<Y>({ seq, id, update }: Entry<Y>): [number, number, string] {
-  return [seq, id, JSON.stringify(update)];
-}
-
-/** Most updates finish next to each other: fewer calls for the same rows. */
-function ranges(numbers: number[]): [first: number, last: number][] {
-  const result: [number, number][] = [];
-  for (const n of numbers.sort((a, b) => a - b)) {
-    const range = result.at(-1);
-    if (range !== undefined && range[1] === n - 1) range[1] = n;
-    else result.push([n, n]);
-  }
-  return result;
 }

@@ -61,6 +61,13 @@ export interface BotApiServerOptions {
    * @default 10_000
    */
   history?: number;
+  /**
+   * How long a delivery to a webhook that failed waits before it is tried again, in
+   * milliseconds, 1..2^31-1; doubles with each failure, up to 60 times as long. Where the
+   * answer has a Retry-After header, that counts instead.
+   * @default 1000
+   */
+  webhookRetryMilliseconds?: number;
 }
 
 /** An update to push: one without an `update_id` gets the next one. */
@@ -198,7 +205,7 @@ export interface BotApiServer extends AsyncDisposable {
   unconfirmed(): Update[];
   /** The ids of updates handed out, in order. Those handed out again are there again. */
   delivered(): number[];
-  /** The ids of updates confirmed by an offset, in order. */
+  /** The ids of updates confirmed by an offset, or by the answer of a webhook, in order. */
   confirmed(): number[];
   /** The getUpdates calls, in order. */
   polls(): Poll[];
@@ -253,6 +260,10 @@ export interface BotApiServer extends AsyncDisposable {
  * Starts a local Bot API server on the loopback interface. It serves one bot, and answers
  * all methods: getUpdates and those around webhooks as documented, others plausibly.
  *
+ * Updates go to a webhook as soon as one is set, if it is on a loopback address: up to
+ * `max_connections` at a time, those of a chat one after another, again and again until
+ * they are answered with a status of 200 to 299.
+ *
  * Rejects with a `TypeError` or a `RangeError` if an option is out of bounds, and with the
  * system's error if the port is taken.
  *
@@ -278,6 +289,7 @@ export async function startBotApiServer(
     latencyMilliseconds = 0,
     quirks = true,
     history = 10_000,
+    webhookRetryMilliseconds = 1000,
   } = options;
   if (typeof token !== "string" || !TOKEN.test(token)) {
     throw new TypeError(
@@ -287,6 +299,7 @@ export async function startBotApiServer(
   check("port", port, 0, 65535);
   check("latencyMilliseconds", latencyMilliseconds, 0, MAX_TIMER);
   if (history !== Infinity) check("history", history, 0);
+  check("webhookRetryMilliseconds", webhookRetryMilliseconds, 1, MAX_TIMER);
   const bot: UserFromGetMe = {
     ...BOT_INFO,
     ...botInfo,
@@ -303,7 +316,14 @@ export async function startBotApiServer(
       resolve();
     });
   });
-  const local = new LocalServer(server, token, bot, quirks, history);
+  const local = new LocalServer(
+    server,
+    token,
+    bot,
+    quirks,
+    history,
+    webhookRetryMilliseconds,
+  );
   local.setLatency(latencyMilliseconds);
   return local;
 }

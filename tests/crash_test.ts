@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Update } from "../deps.ts";
 import { createSqliteInbox } from "../sqlite_inbox.ts";
-import type { BotApiServer } from "../testing.ts";
-import { sleep, startServer } from "./_bot.ts";
+import { type BotApiServer, startBotApiServer } from "../testing.ts";
+import { createBot, sleep, startServer } from "./_bot.ts";
 
 const CONCURRENCY = 200;
 /** The flush interval, and some room for a busy machine. */
@@ -21,7 +21,11 @@ class Nursery {
   readonly lives: Life[] = [];
   #child: Deno.ChildProcess | undefined;
 
-  constructor(readonly server: BotApiServer, inbox?: "memory") {
+  constructor(
+    readonly server: BotApiServer,
+    inbox?: "memory",
+    readonly webhookPort?: number,
+  ) {
     this.inbox = inbox ?? `${this.dir}/updates.db`;
   }
 
@@ -31,6 +35,7 @@ class Nursery {
         ...["run", "-A", "--no-check", "--quiet"],
         new URL("crash_child.ts", import.meta.url).href,
         ...[this.server.url, this.server.token, this.#log, this.inbox],
+        ...(this.webhookPort === undefined ? [] : [`${this.webhookPort}`]),
       ],
       stdout: "null",
     }).spawn();
@@ -162,9 +167,8 @@ async function inspect(path: string) {
   return { unfinished, setAside };
 }
 
-Deno.test("killed 20 times, a bot with an SQLite inbox handles everything, each chat in order", async () => {
-  await using server = await startServer();
-  using nursery = new Nursery(server);
+async function killAndCheck(nursery: Nursery): Promise<void> {
+  const { server } = nursery;
   const pushed = push(server, 3000);
   await killOften(nursery, 20, pushed);
   await drain(nursery, () => nursery.ended().size === pushed.length);
@@ -216,7 +220,29 @@ Deno.test("killed 20 times, a bot with an SQLite inbox handles everything, each 
   console.log(
     `${pushed.length} updates, ${kills} kills while some were running: ${again} handled again, at most ${most} after a kill`,
   );
+}
+
+Deno.test("killed 20 times, a bot with an SQLite inbox handles everything, each chat in order", async () => {
+  await using server = await startServer();
+  using nursery = new Nursery(server);
+  await killAndCheck(nursery);
 });
+
+Deno.test("killed 20 times, a bot on a webhook does so, too", async () => {
+  await using server = await startBotApiServer({
+    webhookRetryMilliseconds: 10,
+  });
+  const port = freePort();
+  using nursery = new Nursery(server, undefined, port);
+  await createBot(server).api.setWebhook(`http://127.0.0.1:${port}/`);
+  await killAndCheck(nursery);
+});
+
+/** The process on this port dies and comes back, so it cannot choose one. */
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
 
 Deno.test("killed as often, a bot with the memory inbox loses updates", async () => {
   await using server = await startServer();

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { logEvent, type RunnerEvent } from "../events.ts";
+import { logEvent, type RunnerEvent, type RunnerStats } from "../events.ts";
 
 /** What is printed for an event: one string a line. */
 function linesOf(event: RunnerEvent): string[] {
@@ -73,7 +73,8 @@ for (const [name, event, expected] of loud) {
 }
 
 const quiet: RunnerEvent[] = [
-  { type: "started" },
+  { type: "started", stats: () => ({}) as RunnerStats },
+  { type: "received", updates: [{}] },
   { type: "poll", durationMs: 10, count: 5 },
   { type: "stalled", afterMs: 40_000 }, // a failed poll follows
   { type: "ended", update: {}, outcome: "handled", waitedMs: 0, ranMs: 1 },

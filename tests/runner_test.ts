@@ -17,6 +17,7 @@ import {
   createUpdateSupplier,
   run,
   type RunnerEvent,
+  type RunOptions,
   sequentialize,
   type UpdateInbox,
   type UpdateSink,
@@ -24,17 +25,18 @@ import {
 } from "../mod.ts";
 import { slotOf } from "../_slot.ts";
 import type { Update } from "../deps.ts";
+import type { BotApiServer } from "../testing.ts";
 import {
   captureErrors,
   createBot,
   Deferred,
   pushTexts,
-  receiveAll,
   runBot,
   sleep,
   startServer,
   until,
 } from "./_bot.ts";
+import { DurableInbox } from "./_inbox.ts";
 
 const SILENT = { runner: { silent: true } };
 
@@ -224,86 +226,47 @@ Deno.test("abortSignal never aborts outside a runner", () => {
 
 // Stopping.
 
-Deno.test("after a clean stop, another process gets what was not started: 5 updates", async () => {
-  await using server = await startServer();
-  const seen: number[] = [];
-  const first = new Deferred();
-  const handle = runBot(server, (ctx) => {
-    seen.push(ctx.update.update_id);
-    first.resolve();
-  });
-  const pushed = ids(pushTexts(server, 5));
-  await first.promise;
-  await handle.stop();
-  const rest = await receiveAll(server);
-  assertEquals([...seen, ...rest], pushed);
-});
-
-Deno.test("after a stop in the first handler, 60 updates at concurrency 5 are neither lost nor doubled", async () => {
-  await using server = await startServer();
-  const pushed = ids(pushTexts(server, 60));
-  const seen: number[] = [];
-  let stopped: Promise<void> | undefined;
-  const started = new Deferred();
-  const handle = runBot(server, async (ctx) => {
-    seen.push(ctx.update.update_id);
-    stopped ??= handle.stop();
-    started.resolve();
-    await sleep(1);
-  }, { sink: { concurrency: 5 } });
-  await started.promise;
-  await stopped;
-  const rest = await receiveAll(server);
-  assertEquals([...seen, ...rest], pushed);
-});
-
-Deno.test("with a small lookahead, a stop leaves updates to another process", async () => {
-  await using server = await startServer();
-  const pushed = ids(pushTexts(server, 300));
-  const seen: number[] = [];
-  const started = new Deferred();
-  const handle = runBot(server, async (ctx) => {
-    seen.push(ctx.update.update_id);
-    started.resolve();
-    await sleep(1);
-  }, {
+const STOPS: [name: string, count: number, options: RunOptions<Update>][] = [
+  ["5 updates", 5, {}],
+  ["60 updates at concurrency 5", 60, { sink: { concurrency: 5 } }],
+  ["300 updates at concurrency 5 and lookahead 10", 300, {
     sink: { concurrency: 5 },
     inbox: createMemoryInbox({ lookahead: 10 }),
-  });
-  await started.promise;
-  await sleep(10);
-  await handle.stop();
-  const rest = await receiveAll(server);
-  assert(rest.length > 0);
-  assertEquals([...seen, ...rest], pushed);
-});
+  }],
+];
 
-Deno.test("a handle that is started again handles what its stop left", async () => {
-  await using server = await startServer();
-  const pushed = ids(pushTexts(server, 300));
-  const seen: number[] = [];
-  let waiter = new Deferred();
-  let goal = 1;
-  const handle = runBot(server, async (ctx) => {
-    seen.push(ctx.update.update_id);
-    if (seen.length >= goal) waiter.resolve();
-    await sleep(1);
-  }, {
-    sink: { concurrency: 5 },
-    inbox: createMemoryInbox({ lookahead: 10 }),
-  });
-  await waiter.promise;
-  await handle.stop();
-  assert(seen.length < 300);
-  for (goal of [seen.length + 20, 300]) {
-    waiter = new Deferred();
-    handle.start();
-    await waiter.promise;
-    await handle.stop();
+for (const [name, count, options] of STOPS) {
+  for (const again of [false, true]) {
+    const next = again ? "the same handle started again" : "another bot";
+    Deno.test(`after a clean stop in the first handler, ${next} gets exactly what was not started: ${name}`, async () => {
+      await using server = await startServer();
+      const pushed = ids(pushTexts(server, count));
+      const seen: number[] = [];
+      const rest: number[] = [];
+      const stopped = new Deferred<void | Promise<void>>();
+      let target = seen;
+      const handler = async (ctx: Context) => {
+        target.push(ctx.update.update_id);
+        if (target === seen) stopped.resolve(handle.stop());
+        await sleep(1);
+      };
+      const handle = runBot(server, handler, options);
+      await stopped.promise;
+      target = rest;
+      const left = server.unconfirmed().length;
+      if (count === 300) assert(left > 0);
+      if (again) handle.start();
+      const second = again ? handle : runBot(server, handler, options);
+      // Telegram sends updates in order, so this one comes after all the others.
+      const last = server.pushText("last").update_id;
+      await until(() => rest.at(-1) === last);
+      await second.stop();
+      assertEquals(rest.length, left + 1);
+      assertEquals([...seen, ...rest], [...pushed, last]);
+      assertEquals(server.unconfirmed(), []);
+    });
   }
-  assertEquals(seen, pushed);
-  assertEquals(server.unconfirmed(), []);
-});
+}
 
 Deno.test("a handle can be started again before its stop has finished", async () => {
   await using server = await startServer();
@@ -704,7 +667,8 @@ Deno.test("events tell the story of a run", async () => {
   server.fail({ status: 500 }, { times: 2 });
   pushTexts(server, 2);
   const handle = run(bot, {
-    runner: { silent: true, retryInterval: 1 },
+    // Most polls bring nothing.
+    runner: { silent: true, retryInterval: 1, fetch: { timeout: 0 } },
     onEvent: (event) => events.push(event),
   });
   await until(() =>
@@ -717,9 +681,14 @@ Deno.test("events tell the story of a run", async () => {
     "poll-failed",
     "poll-failed",
     "recovered",
+    "received",
     "draining",
     "stopped",
   ]);
+  const started = events.find((event) => event.type === "started")!;
+  assertEquals(started.stats(), handle.stats());
+  const received = events.find((event) => event.type === "received")!;
+  assertEquals(received.updates.map((update) => update.update_id), [1, 2]);
   const poll = events.find((event) => event.type === "poll")!;
   assertEquals(poll.count, 2);
   const recovered = events.find((event) => event.type === "recovered")!;
@@ -785,6 +754,7 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   assertEquals(stats.received, 6);
   assertEquals(stats.parked, 1);
   assertEquals(stats.buffered, 2);
+  assertEquals(stats.limits, { running: 3, parked: 5000, buffered: 200 });
   assertEquals(handle.size(), 4);
   const stopped = handle.stop();
   assertEquals(handle.stats().state, "draining");
@@ -793,53 +763,80 @@ Deno.test("stats tell what runs, waits and is buffered", async () => {
   assertEquals(handle.stats().handled + server.unconfirmed().length, 6);
 });
 
-// With a durable inbox.
+Deno.test("stats tell when the runner started", async () => {
+  await using server = await startServer();
+  const bot = createBot(server);
+  const before = Date.now();
+  const handle = run(bot);
+  const { startedAt } = handle.stats();
+  assert(startedAt! >= before && startedAt! <= Date.now());
+  await handle.stop();
+  assertEquals(handle.stats().startedAt, startedAt);
+  await until(() => Date.now() > startedAt!);
+  handle.start();
+  assert(handle.stats().startedAt! > startedAt!);
+  await handle.stop();
+  const source = createSource({ supply: () => Promise.resolve([]) });
+  const sink = createSequentialSink(
+    { consume: () => Promise.resolve() },
+    () => Promise.resolve(),
+  );
+  assertEquals(createRunner(source, sink).stats().startedAt, undefined);
+});
 
-/** What a durable inbox promises, without the disk. */
-class DurableInbox implements UpdateInbox<Update> {
-  readonly durable = true;
-  /** Unfinished updates by id, in the order of their arrival. */
-  readonly stored = new Map<number, Update>();
-  readonly seen = new Set<number>();
-  broken: Error | undefined;
-  #memory = createMemoryInbox<Update>();
-  #open = false;
-
-  async open() {
-    this.#open = true;
-    this.#memory = createMemoryInbox<Update>({ lookahead: 1e6 });
-    // Other objects, as if they were read from a disk.
-    const updates = [...this.stored.values()].map((u) => structuredClone(u));
-    await this.#memory.append(updates, new AbortController().signal);
-  }
-
-  append(updates: Update[], signal: AbortSignal) {
-    if (this.broken) return Promise.reject(this.broken);
-    const fresh = updates.filter((u) => !this.seen.has(u.update_id));
-    for (const update of fresh) {
-      this.seen.add(update.update_id);
-      this.stored.set(update.update_id, update);
-    }
-    return this.#memory.append(fresh, signal);
-  }
-
-  take(limit: number, signal: AbortSignal) {
-    return this.#memory.take(limit, signal);
-  }
-
-  settle(update: Update) {
-    if (this.#open) this.stored.delete(update.update_id);
-  }
-
-  close() {
-    this.#open = false;
-    return this.#memory.close();
-  }
-
-  stats() {
-    return this.#memory.stats!();
-  }
+/** Runs a bot whose handlers end when they are told to. */
+function runHeld(server: BotApiServer, concurrency: number) {
+  const handlers: Deferred[] = [];
+  const bot = createBot(server);
+  bot.use(sequentialize());
+  bot.use(() => {
+    const handler = new Deferred();
+    handlers.push(handler);
+    return handler.promise;
+  });
+  return { handlers, handle: run(bot, { sink: { concurrency } }) };
 }
+
+Deno.test("stats tell for how long there is no room and nothing ends", async () => {
+  await using server = await startServer();
+  const { handlers, handle } = runHeld(server, 2);
+  pushTexts(server, 1, 1);
+  await until(() => handlers.length === 1);
+  await sleep(5);
+  assertEquals(handle.stats().blockedMs, 0); // there is room for another one
+  for (const chat of [2, 3, 4]) pushTexts(server, 1, chat);
+  await until(() => handle.stats().blockedMs >= 20);
+  const endedAt = Date.now();
+  handlers[0].resolve();
+  await until(() => handlers.length === 3);
+  assert(handle.stats().blockedMs <= Date.now() - endedAt);
+  await until(() => handle.stats().blockedMs >= 20);
+  handlers[1].resolve();
+  handlers[2].resolve();
+  await until(() => handlers.length === 4);
+  assertEquals(handle.stats().blockedMs, 0);
+  handlers[3].resolve();
+  await handle.stop();
+});
+
+Deno.test("stats tell that an update ended whose slot goes to a parked one", async () => {
+  await using server = await startServer();
+  const { handlers, handle } = runHeld(server, 2);
+  for (const chat of [1, 1, 2, 3]) pushTexts(server, 1, chat);
+  await until(() => handle.stats().blockedMs >= 20);
+  assertEquals(handle.stats().parked, 1);
+  const endedAt = Date.now();
+  handlers[0].resolve();
+  await until(() => handlers.length === 3);
+  assertEquals(handle.stats().parked, 0);
+  assert(handle.stats().blockedMs <= Date.now() - endedAt);
+  for (const handler of handlers) handler.resolve();
+  await until(() => handlers.length === 4);
+  handlers[3].resolve();
+  await handle.stop();
+});
+
+// With a durable inbox.
 
 Deno.test("a durable inbox keeps what a stop left unstarted for the next start", async () => {
   await using server = await startServer();

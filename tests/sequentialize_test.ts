@@ -366,6 +366,7 @@ Deno.test("flood of one chat does not hold up the others, and its wait is free",
   assertEquals(sink.stats!(), {
     running: 1,
     parked: 199,
+    limits: { running: 10, parked: 5000 },
     oldestRunningMs: 0,
   });
   const other = { keys: ["b"], ms: 1 };

@@ -5,10 +5,12 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import fc from "fast-check";
 import process from "node:process";
 import type { Update } from "../deps.ts";
 import type { RunnerEvent } from "../events.ts";
-import { sequentialize } from "../mod.ts";
+import { run } from "../mod.ts";
 import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
 import {
   createBot,
@@ -150,6 +152,71 @@ Deno.test("only the newest tombstones are kept, and whatever has not finished", 
   assertEquals(ids(await inbox.take(9, NEVER)), [7, 1]);
 });
 
+Deno.test("whatever mix of appends, ends, stops and crashes: what has not finished comes again in order, and nothing else", async () => {
+  const step = fc.oneof(
+    fc.record({
+      type: fc.constant("append"),
+      n: fc.integer({ max: 8, min: 1 }),
+    }),
+    fc.record({ type: fc.constant("take"), n: fc.integer({ max: 8, min: 1 }) }),
+    fc.record({ type: fc.constant("settle"), n: fc.nat(20) }),
+    fc.record({ type: fc.constant("stop"), n: fc.constant(0) }),
+    fc.record({ type: fc.constant("crash"), n: fc.constant(0) }),
+  );
+  using time = new FakeTime();
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(step, { maxLength: 60, size: "max" }),
+      fc.nat(3),
+      async (steps, tombstones) => {
+        using dir = tempDir();
+        const options = { tombstones, lookahead: 1000, maxAttempts: 1000 };
+        let path = dir.path();
+        let inbox = await openInbox(path, options);
+        let nextId = 1;
+        let unfinished: Tiny[] = [];
+        let taken: Tiny[] = [];
+        const reopen = async () => {
+          inbox = await openInbox(path, options);
+          taken = [];
+        };
+        for (const { type, n } of steps) {
+          if (type === "append") {
+            const updates = tiny(...Array.from({ length: n }, () => nextId++));
+            await inbox.append(updates, NEVER);
+            unfinished.push(...updates);
+          } else if (type === "take" && inbox.stats!().buffered as number > 0) {
+            taken.push(...await inbox.take(n, NEVER));
+          } else if (type === "settle" && taken.length > 0) {
+            const [update] = taken.splice(n % taken.length, 1);
+            inbox.settle(update);
+            unfinished = unfinished.filter((u) =>
+              u.update_id !== update.update_id
+            );
+          } else if (type === "stop") {
+            await inbox.close();
+            await reopen();
+          } else if (type === "crash") {
+            time.tick(20);
+            const copy = crash(path, dir.path(`${nextId}-${Math.random()}`));
+            await inbox.close();
+            path = copy;
+            await reopen();
+          }
+          assertEquals(inbox.stats!().unfinished, unfinished.length);
+        }
+        await inbox.close();
+        await reopen();
+        if (unfinished.length > 0) {
+          assertEquals(await inbox.take(Infinity, NEVER), unfinished);
+        }
+        await inbox.close();
+      },
+    ),
+    { numRuns: 60 },
+  );
+});
+
 Deno.test("append waits while the inbox is full, and stores nothing if it is stopped", async () => {
   using dir = tempDir();
   await using inbox = await openInbox(dir.path(), { lookahead: 2 });
@@ -193,7 +260,7 @@ Deno.test("bad options and updates are refused", async () => {
   }
   assertThrows(bad({ tombstones: -1 }), RangeError, "tombstones");
   assertThrows(bad({ synchronous: "off" }), RangeError, "received off");
-  for (const path of ["", ":memory:", 5, null]) {
+  for (const path of ["", ":memory:", "file:updates.db", 5, null]) {
     assertThrows(bad({}, path), TypeError, "path must be");
   }
   using dir = tempDir();
@@ -228,7 +295,7 @@ Deno.test("a file that is in use is refused at once, also by another process", a
   await assertRejects(
     () => openInbox(dir.path("./updates.db")),
     Error,
-    "must not be in use: another runner in this process",
+    "must not be in use: another process, or another runner, has it open",
   );
   const script = `
     import { createSqliteInbox } from ${
@@ -242,7 +309,7 @@ Deno.test("a file that is in use is refused at once, also by another process", a
   assertEquals(code, 1);
   assertStringIncludes(
     new TextDecoder().decode(stderr),
-    "another process has it",
+    "must not be in use",
   );
   assertEquals(await read(), before);
 });
@@ -254,13 +321,16 @@ const STRANGERS: Record<
 > = {
   "an empty file": [
     (path) => Deno.writeTextFileSync(path, ""),
-    "an empty file",
+    "must be an inbox, with application id 1733912942: received a database with application id 0",
   ],
   "a text": [
     (path) => Deno.writeTextFileSync(path, "hello ".repeat(999)),
-    "must be an SQLite database: received another kind of file",
+    "must be an SQLite database: file is not a database",
   ],
-  "a directory": [(path) => Deno.mkdirSync(path), "must be a readable file"],
+  "a directory": [
+    (path) => Deno.mkdirSync(path),
+    "must be a file: received a directory",
+  ],
   "the database of another program": [
     (path) => sql(path, "PRAGMA journal_mode = WAL; CREATE TABLE t (x)"),
     "must be an inbox, with application id 1733912942: received a database with application id 0",
@@ -322,9 +392,16 @@ const STRANGERS: Record<
   "an inbox with an update that is no JSON": [
     async (path) => {
       await (await openInbox(path)).close();
-      sql(path, "INSERT INTO updates (id, data) VALUES (5, '{')");
+      sql(path, "INSERT INTO batches VALUES (5, '{')");
     },
-    "update 5 is not valid JSON",
+    "batch 5 is damaged",
+  ],
+  "an inbox with a batch that is no list": [
+    async (path) => {
+      await (await openInbox(path)).close();
+      sql(path, "INSERT INTO batches VALUES (6, '{}')");
+    },
+    "batch 6 is damaged",
   ],
 };
 
@@ -461,7 +538,7 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   await (await openInbox(dir.path())).close();
   sql(
     dir.path(),
-    `INSERT INTO updates VALUES (1, 7, '{"update_id":7}', 3, 3, 2)`,
+    `INSERT INTO quarantine VALUES (1, 7, 3, '{"update_id":7}')`,
   );
   const inbox = createSqliteInbox(dir.path());
   assertEquals(inbox.quarantined(), [{ update: { update_id: 7 }, deaths: 3 }]);
@@ -469,6 +546,105 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   assert(!inbox.release(7));
   await using open = await openInbox(dir.path());
   assertEquals(ids(await open.take(9, NEVER)), [7]);
+});
+
+/** An inbox in a process that dies again and again. */
+function mortal(dir: ReturnType<typeof tempDir>) {
+  let n = 0;
+  let inbox: Awaited<ReturnType<typeof openInbox>>;
+  return {
+    start: async () => inbox = await openInbox(dir.path(`${n}`)),
+    async die() {
+      crash(dir.path(`${n}`), dir.path(`${++n}`));
+      await inbox.close();
+    },
+  };
+}
+
+Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  const first = await start();
+  await first.append(tiny(1), NEVER);
+  await first.take(1, NEVER);
+  await first.append(tiny(2), NEVER);
+  await die();
+  await (await start()).take(1, NEVER);
+  await die();
+  for (let deaths = 2; deaths < 11; deaths++) {
+    const inbox = await start();
+    assertEquals(inbox.quarantined(), []);
+    assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+    const event = inbox.events.at(-1)!;
+    assert(event.type === "inbox");
+    assertStringIncludes(event.message, `the process died ${deaths} times`);
+    let others: Tiny[] = [];
+    const taken = inbox.take(9, NEVER).then((updates) => others = updates);
+    await time.tickAsync(5000 * 2 ** Math.min(6, deaths - 2) - 1);
+    assertEquals(others, []);
+    await time.tickAsync(1);
+    await taken;
+    assertEquals(others, tiny(2));
+    inbox.running!(others[0], false);
+    await time.tickAsync(20);
+    await die();
+  }
+});
+
+Deno.test("deaths before a life that went well make no difference", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  const settleAll = async (inbox: Awaited<ReturnType<typeof start>>) => {
+    for (const update of await inbox.take(99, NEVER)) inbox.settle(update);
+  };
+  const first = await start();
+  await first.append(tiny(100), NEVER);
+  for (let id = 1; id < 9; id++) {
+    const inbox = id === 1 ? first : await start();
+    await settleAll(inbox);
+    await inbox.append(tiny(id), NEVER);
+    await inbox.take(1, NEVER);
+    await inbox.append(tiny(id + 100), NEVER);
+    await die();
+  }
+  const long = await start();
+  await settleAll(long);
+  await time.tickAsync(60_001);
+  await long.append(tiny(50), NEVER);
+  await long.take(1, NEVER);
+  await long.append(tiny(51), NEVER);
+  await die();
+  let deaths = 1;
+  let inbox = await start();
+  while (inbox.quarantined().length === 0 && deaths < 99) {
+    assertEquals((await inbox.take(1, NEVER))[0].update_id, 50);
+    await die();
+    deaths++;
+    inbox = await start();
+  }
+  await inbox.close();
+  assertEquals(deaths, 5);
+});
+
+Deno.test("handlers that change their updates change nothing that is stored", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path(), { tombstones: 0 });
+  await inbox.append([{ update_id: 1, text: "as sent" }, ...tiny(2, 3)], NEVER);
+  const taken = await inbox.take(9, NEVER);
+  Object.assign(taken[0], { text: "changed", self: taken[0], big: 1n });
+  // Makes it forget ends, and so write the batch anew.
+  inbox.settle(taken[1]);
+  await inbox.append(tiny(4), NEVER);
+  inbox.settle(taken[2]);
+  await inbox.append(tiny(5), NEVER);
+  await inbox.append(tiny(6), NEVER);
+  await using next = await openInbox(crash(dir.path(), dir.path("b")));
+  assertEquals(await next.take(9, NEVER), [
+    { update_id: 1, text: "as sent" },
+    ...tiny(4, 5, 6),
+  ]);
 });
 
 Deno.test("deaths while an update is parked, waits or is handed out by no run do not count", async () => {
@@ -507,13 +683,10 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   const inbox = createSqliteInbox<Update>(dir.path());
   const release = new Deferred();
   const seen: number[] = [];
-  const bot = createBot(server);
-  bot.use(sequentialize());
-  const options = { inbox, sink: { concurrency: 3 } };
   const handle = runBot(server, async (ctx) => {
     seen.push(ctx.update.update_id);
     await release.promise;
-  }, options);
+  }, { inbox, sink: { concurrency: 3 } });
   pushTexts(server, 10);
   await until(() => seen.length === 3);
   const stopped = handle.stop();
@@ -527,6 +700,42 @@ Deno.test("a run with a file handles everything once across stops", async () => 
   assertEquals(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
   await using left = await openInbox(dir.path(), {}, 123456);
   assertEquals(left.stats!().unfinished, 0);
+});
+
+Deno.test("updates that failed or timed out have finished, those that a stop gave up have not", async () => {
+  using dir = tempDir();
+  await using server = await startServer();
+  const path = dir.path();
+  const told: string[] = [];
+  const release = new Deferred();
+  const bot = createBot(server);
+  bot.on("message:text", async (ctx) => {
+    if (ctx.msg.text === "fails") throw new Error("no");
+    if (ctx.msg.text !== "ends") await release.promise;
+  });
+  bot.catch(({ ctx }) => void told.push(`failed ${ctx.msg?.text}`));
+  const inbox = createSqliteInbox<Update>(path);
+  const handle = run(bot, {
+    inbox,
+    sink: {
+      timeout: {
+        milliseconds: 100,
+        handler: (update) =>
+          void told.push(`timed out ${update.message?.text}`),
+      },
+    },
+  });
+  for (const text of ["fails", "hangs", "ends"]) server.pushText(text);
+  await until(() => told.length === 2);
+  await until(() => inbox.stats!().unfinished === 0);
+  const given = server.pushText("given up");
+  await until(() => handle.stats().running === 1);
+  const { unfinished } = await handle.stop({ timeout: 0 });
+  release.resolve();
+  assertEquals(unfinished, [given]);
+  assertEquals(told, ["failed fails", "timed out hangs"]);
+  await using left = await openInbox(path, {}, 123456);
+  assertEquals(ids(await left.take(9, NEVER)), [given.update_id]);
 });
 
 Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
