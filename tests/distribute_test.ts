@@ -14,7 +14,7 @@ import {
   readFileSync,
   rmSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { relative } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -150,6 +150,18 @@ Deno.test("distribute has updates handled by workers, which know the bot", async
     assertEquals(server.calls("getMe").length, 1); // of the central bot
     assertEquals(threads().length, 2);
   });
+});
+
+Deno.test("by default, there are as many workers as cores", async () => {
+  await withServer("", async (server) => {
+    const bot = createBot(server);
+    await bot.init();
+    await using middleware = distribute(WORKER);
+    bot.use(middleware);
+    await bot.handleUpdate(textUpdate("me"));
+    assertEquals(threads().length, availableParallelism());
+  });
+  await until(() => threads().length === 0);
 });
 
 Deno.test("distribute takes the worker file in every form", async () => {
