@@ -74,8 +74,9 @@ export interface WorkerResourceLimits {
 }
 
 /**
- * Middleware that has its updates handled by workers. Under `run`, the workers
- * end with the run. Otherwise, dispose of it to end them.
+ * Middleware that has its updates handled by workers. It never calls the next
+ * middleware. Under `run`, the workers end with the run. Otherwise, dispose of it
+ * to end them.
  *
  * @typeParam C Type of the context objects
  */

@@ -266,7 +266,7 @@ export function logEvent(event: RunnerEvent): void {
       log(
         event.restartInMs === undefined
           ? "The workers cannot start; all updates fail until the runner is started again:"
-          : `A worker failed, and with it ${event.failed} updates; a new one starts in ${
+          : `A worker failed, and with it this number of updates: ${event.failed}. A new one starts in ${
             (event.restartInMs / 1000).toFixed(1)
           } s:`,
         event.error,

@@ -6,11 +6,12 @@
  * deno run -A bench/workers.ts
  * ```
  */
-import { Bot } from "grammy";
+import { Bot, type Context } from "grammy";
 import type { Update } from "grammy/types";
 // deno-lint-ignore no-import-prefix -- nothing but the benchmark needs it
 import * as old from "npm:@grammyjs/runner@2.0.3";
 import { fileURLToPath } from "node:url";
+import { Worker } from "node:worker_threads";
 import { linkSlot } from "../_slot.ts";
 import { DecayingDeque, distribute } from "../mod.ts";
 import { type Contender, median, medians, printTable } from "./measure.ts";
@@ -20,7 +21,7 @@ const ROUNDS = 7;
 /** Milliseconds that a handler computes. */
 const HANDLER_MS = 2;
 
-type Middleware = (ctx: never) => unknown;
+type Middleware = (ctx: Context) => unknown;
 
 const inPlace = createBot(burn);
 const nothing = createBot(() => {});
@@ -31,6 +32,24 @@ const byOldWorkers = createBot(old.distribute(
   fileURLToPath(new URL("./workers/old.ts", import.meta.url)),
   { count: 2 },
 ));
+
+const byEcho = createBot(echo());
+
+/** The least that can be done: each update as a message of its own. */
+function echo(): Middleware {
+  const worker = new Worker(
+    `const { parentPort } = require("node:worker_threads");
+    parentPort.on("message", () => parentPort.postMessage(0));`,
+    { eval: true },
+  );
+  const waiting: (() => void)[] = [];
+  worker.on("message", () => waiting.shift()!());
+  return (ctx: Context) =>
+    new Promise<void>((resolve) => {
+      waiting.push(resolve);
+      worker.postMessage(ctx.update);
+    });
+}
 
 function createBot(middleware: Middleware): Bot {
   const bot = new Bot(
@@ -167,8 +186,8 @@ for (const [clock, condition] of CLOCKS) {
 
 for (const inFlight of [1, 100]) {
   const count = 5000;
-  const [without, withWorkers] = await medians(
-    [nothing, byWorkers].map((bot) =>
+  const [without, withWorkers, bare] = await medians(
+    [nothing, byWorkers, byEcho].map((bot) =>
       contender(bot, count, inFlight, "0", startCpuClock)
     ),
     ROUNDS,
@@ -180,6 +199,12 @@ for (const inFlight of [1, 100]) {
     "<= 60",
     microseconds <= 60,
   );
+  rows.push([
+    "the same for nothing but a message and its echo",
+    ((bare - without) / count * 1000).toFixed(1),
+    "",
+    "bound",
+  ]);
 }
 
 for (const inFlight of [1, 100]) {
