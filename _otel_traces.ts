@@ -15,7 +15,17 @@ import {
 } from "./_otel_attributes.ts";
 import { slotOf } from "./_slot.ts";
 
-/** The part of a context object that tracing uses. All of grammY's fit. */
+/**
+ * The part of a context object that tracing uses. All of grammY's fit.
+ *
+ * @example
+ * ```ts
+ * import type { TracedContext } from "@grammyjs/runner/otel";
+ * import type { Context } from "grammy";
+ *
+ * const traced: (ctx: Context) => TracedContext = (ctx) => ctx;
+ * ```
+ */
 export interface TracedContext {
   /** The update. */
   update: { update_id: number };

@@ -69,7 +69,7 @@ const sqlite = process.getBuiltinModule?.("node:sqlite");
 // Earlier versions of Deno have the module, but keep files locked for ever.
 if (sqlite === undefined || /^2\.[0-3]\./.test(deno ?? "")) {
   throw new Error(
-    `The SQLite inbox needs node:sqlite, as it comes with Deno >= 2.4 and Node >= 22.13: this is ${
+    `The SQLite inbox needs node:sqlite, as it comes with Deno >= 2.4, Node >= 22.13, and Bun >= 1.4.4: this is ${
       deno ? `Deno ${deno}` : bun ? `Bun ${bun}` : `Node ${node}`
     }`,
   );

@@ -33,7 +33,22 @@ export interface Entry<Y> {
   settled: boolean;
 }
 
-/** An update that is set aside because the process died whenever it was handled. */
+/**
+ * An update that is set aside because the process died whenever it was handled.
+ * {@link SqliteInbox.quarantined} lists them.
+ *
+ * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { QuarantinedUpdate } from "@grammyjs/runner/sqlite";
+ * import type { Update } from "grammy/types";
+ *
+ * function describe({ update, deaths }: QuarantinedUpdate<Update>): string {
+ *   return `${update.update_id} ended the process ${deaths} times`;
+ * }
+ * ```
+ */
 export interface QuarantinedUpdate<Y> {
   /** The update. */
   update: Y;

@@ -21,7 +21,19 @@ import { Dashboard } from "./_dashboard.ts";
 import { processTerminal } from "./_dashboard_terminal.ts";
 import type { RunnerEvent } from "./events.ts";
 
-/** Options of {@link dashboard}. */
+/**
+ * Options of {@link dashboard}.
+ *
+ * @example
+ * ```ts
+ * import type { DashboardOptions } from "@grammyjs/runner/dashboard";
+ *
+ * const startedAt = Date.now();
+ * const options: DashboardOptions = {
+ *   footer: () => `${Math.round((Date.now() - startedAt) / 1000)} s`,
+ * };
+ * ```
+ */
 export interface DashboardOptions {
   /**
    * Returns the lines to show below the dashboard. It is called for each

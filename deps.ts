@@ -10,5 +10,17 @@ export type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
  * The type of the signals that grammY's API methods take. The npm types of
  * grammY want the one of the package `abort-controller` here; at runtime it is
  * the web standard's.
+ *
+ * @example
+ * ```ts
+ * import type { GrammySignal } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * const bot = new Bot("123456:token");
+ *
+ * function getMe(signal: AbortSignal) {
+ *   return bot.api.getMe(signal as AbortSignal & GrammySignal);
+ * }
+ * ```
  */
 export type GrammySignal = NonNullable<Parameters<Api["getUpdates"]>[1]>;

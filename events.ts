@@ -2,7 +2,29 @@ import { inspect } from "node:util";
 import type { WorkerError } from "./_threads_errors.ts";
 import type { TaskOutcome } from "./queue.ts";
 
-/** What every event of a runner has in common with no other. */
+/**
+ * Something that happened in a runner, as the option `onEvent` gets to know it.
+ * The field `type` tells what, and so which other fields there are.
+ *
+ * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { run, type RunnerEvent } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ * import type { Update } from "grammy/types";
+ *
+ * function warn(event: RunnerEvent<Update>) {
+ *   if (event.type === "ended" && event.ranMs > 5000) {
+ *     console.warn(`Update ${event.update.update_id} took ${event.ranMs} ms`);
+ *   }
+ * }
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { onEvent: warn });
+ * }
+ * ```
+ */
 export type RunnerEvent<Y = unknown> =
   | PollEvent
   | WorkerEvent
@@ -88,7 +110,18 @@ export type RunnerEvent<Y = unknown> =
     level: "error" | "info";
   };
 
-/** The part of the events that tells about fetching. */
+/**
+ * The part of {@link RunnerEvent} that tells about fetching.
+ *
+ * @example
+ * ```ts
+ * import type { PollEvent } from "@grammyjs/runner";
+ *
+ * function isOutage(event: PollEvent): boolean {
+ *   return event.type === "poll-failed" && event.failures >= 10;
+ * }
+ * ```
+ */
 export type PollEvent =
   | {
     /** A call to `getUpdates` was answered. */
@@ -157,6 +190,15 @@ export type WorkerEvent =
  * What the runner is doing: not started yet; fetching; waiting to fetch again
  * after a failure; finishing updates during a stop; stopped; or stopped because
  * of an error.
+ *
+ * @example
+ * ```ts
+ * import type { RunnerState } from "@grammyjs/runner";
+ *
+ * function isHealthy(state: RunnerState): boolean {
+ *   return state === "polling" || state === "draining";
+ * }
+ * ```
  */
 export type RunnerState =
   | "idle"
@@ -197,8 +239,10 @@ export interface RunnerStats {
   timedOut: number;
   /** Number of updates that are running now. */
   running: number;
-  /** Number of updates that were started and wait for others, for example in
-   * `sequentialize`. */
+  /**
+   * Number of updates that were started and wait for others, for example in
+   * `sequentialize`.
+   */
   parked: number;
   /** Number of updates that are fetched and not started. */
   buffered: number;
@@ -213,18 +257,24 @@ export interface RunnerStats {
   };
   /** Number of calls to `getUpdates` that were answered. */
   polls: number;
-  /** When the last of them was answered, in milliseconds since the epoch. */
+  /**
+   * When the last of them was answered, in milliseconds since the epoch;
+   * `undefined` before the first.
+   */
   lastPollAt: number | undefined;
-  /** The last error in fetching, or the fatal one. */
+  /** The last error in fetching, or the fatal one; `undefined` if none yet. */
   lastError: unknown;
-  /** Milliseconds for which the oldest running update has been running. */
+  /**
+   * Milliseconds for which the oldest running update has been running; 0 if none
+   * is.
+   */
   oldestRunningMs: number;
   /**
    * Milliseconds for which there has been no room for one more update, and none
    * has ended; 0 while there is room. If it grows, the handlers are stuck.
    */
   blockedMs: number;
-  /** What the inbox tells about itself. */
+  /** What the inbox tells about itself; empty if it tells nothing. */
   inbox: Record<string, number | boolean>;
 }
 

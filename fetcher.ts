@@ -8,6 +8,21 @@ import type { UpdateSupplier } from "./source.ts";
  *
  * @typeParam Y Type of the updates
  * @typeParam R Type of the errors that `handleUpdate` rejects with
+ *
+ * @example
+ * ```ts
+ * import { type BotAdapter, run } from "@grammyjs/runner";
+ *
+ * const bot: BotAdapter<{ update_id: number }, Error> = {
+ *   handleUpdate: async (update) => console.log(update.update_id),
+ *   errorHandler: (error) => console.error(error.message),
+ *   api: { getUpdates: ({ offset }) => Promise.resolve([{ update_id: offset }]) },
+ * };
+ *
+ * function main() {
+ *   run(bot);
+ * }
+ * ```
  */
 export interface BotAdapter<Y, R> {
   /** Prepares the bot; called before updates are fetched. */
@@ -30,7 +45,21 @@ export interface BotAdapter<Y, R> {
   };
 }
 
-/** Options for the calls to `getUpdates`. */
+/**
+ * Options for the calls to `getUpdates`.
+ *
+ * @example
+ * ```ts
+ * import { type FetchOptions, run } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * const fetch: FetchOptions = { allowed_updates: ["message", "chat_member"] };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { runner: { fetch } });
+ * }
+ * ```
+ */
 export interface FetchOptions {
   /**
    * How long Telegram may hold back its answer while there are no updates, in
@@ -47,7 +76,25 @@ export interface FetchOptions {
   allowed_updates?: ReadonlyArray<Exclude<keyof Update, "update_id">>;
 }
 
-/** Options that control how updates are fetched. */
+/**
+ * Options that control how updates are fetched.
+ *
+ * @example
+ * ```ts
+ * import { run, type RunnerOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * // Gives up after an hour, and tries again every second until then.
+ * const runner: RunnerOptions = {
+ *   maxRetryTime: 60 * 60 * 1000,
+ *   retryInterval: 1000,
+ * };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { runner });
+ * }
+ * ```
+ */
 export interface RunnerOptions {
   /** Options for the calls to `getUpdates`. */
   fetch?: FetchOptions;

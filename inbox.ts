@@ -1,6 +1,21 @@
 import type { RunnerEvent } from "./events.ts";
 
-/** What an inbox gets to know about the run that opens it. */
+/**
+ * What an inbox gets to know about the run that opens it.
+ *
+ * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { InboxRun } from "@grammyjs/runner";
+ *
+ * async function open({ botId, signal, emit }: InboxRun<unknown>) {
+ *   signal.throwIfAborted();
+ *   if (botId === undefined) throw new TypeError("Whose updates are these?");
+ *   emit({ type: "inbox", level: "info", message: `Opened for bot ${botId}` });
+ * }
+ * ```
+ */
 export interface InboxRun<Y> {
   /** The numeric id of the bot, if it is known. */
   botId: number | undefined;
@@ -108,7 +123,17 @@ export interface UpdateInbox<Y> {
   stats?(): Record<string, number | boolean>;
 }
 
-/** Options of {@link createMemoryInbox}. */
+/**
+ * Options of {@link createMemoryInbox}.
+ *
+ * @example
+ * ```ts
+ * import { createMemoryInbox, type MemoryInboxOptions } from "@grammyjs/runner";
+ *
+ * const options: MemoryInboxOptions = { lookahead: 20 };
+ * const inbox = createMemoryInbox(options);
+ * ```
+ */
 export interface MemoryInboxOptions {
   /**
    * Number of updates that are held ready to be handled, so that handlers need

@@ -5,6 +5,21 @@ import type { WorkerEvent } from "./events.ts";
  * (`"handled"`), it rejected and the error handler was called (`"failed"`), or
  * it ran longer than the time limit and the timeout handler was called
  * (`"timedOut"`).
+ *
+ * @example
+ * ```ts
+ * import { type RunnerEvent, type TaskOutcome } from "@grammyjs/runner";
+ *
+ * const counts: Record<TaskOutcome, number> = {
+ *   handled: 0,
+ *   failed: 0,
+ *   timedOut: 0,
+ * };
+ *
+ * function count(event: RunnerEvent) {
+ *   if (event.type === "ended") counts[event.outcome]++;
+ * }
+ * ```
  */
 export type TaskOutcome = "handled" | "failed" | "timedOut";
 
@@ -67,7 +82,20 @@ export interface Slot {
   emit(event: WorkerEvent): void;
 }
 
-/** What a {@link TaskObserver} is told about a task that ended. */
+/**
+ * What a {@link TaskObserver} is told about a task that ended.
+ *
+ * @typeParam Y Type of the elements
+ *
+ * @example
+ * ```ts
+ * import type { TaskEnd } from "@grammyjs/runner";
+ *
+ * function describe({ elem, outcome, ranMs, parkedMs }: TaskEnd<string>): string {
+ *   return `${elem} ${outcome} after ${ranMs} ms, and ${parkedMs} ms of waiting`;
+ * }
+ * ```
+ */
 export interface TaskEnd<Y> {
   /** The element that was worked on. */
   readonly elem: Y;
@@ -84,6 +112,28 @@ export interface TaskEnd<Y> {
 /**
  * Hears of what happens to the elements it was passed along with. The functions
  * must not throw.
+ *
+ * @typeParam Y Type of the elements
+ *
+ * @example
+ * ```ts
+ * import { DecayingDeque, type TaskObserver } from "@grammyjs/runner";
+ *
+ * const observer: TaskObserver<string> = {
+ *   ended: ({ elem, outcome }) => console.log(elem, outcome),
+ *   handlerFailed: (error, elem) => console.error(elem, error),
+ *   onStop: () => {}, // never stopped
+ * };
+ * const queue = new DecayingDeque<string>(
+ *   10_000,
+ *   (elem) => elem === "bad" ? Promise.reject(elem) : Promise.resolve(),
+ *   5,
+ *   () => {},
+ *   () => {},
+ * );
+ * await queue.add(["good", "bad"], observer); // good handled, bad failed
+ * await queue.empty();
+ * ```
  */
 export interface TaskObserver<Y> {
   /**
@@ -103,7 +153,24 @@ export interface TaskObserver<Y> {
   resumed?(elem: Y): void;
 }
 
-/** Further options of a {@link DecayingDeque}. */
+/**
+ * Further options of a {@link DecayingDeque}.
+ *
+ * @example
+ * ```ts
+ * import { DecayingDeque, type DequeOptions } from "@grammyjs/runner";
+ *
+ * const options: DequeOptions = { backlog: 1000 };
+ * const queue = new DecayingDeque<string>(
+ *   10_000,
+ *   async (url) => void await fetch(url),
+ *   5,
+ *   (error, url) => console.error(url, error),
+ *   (url) => console.error(url, "took longer than 10 s"),
+ *   options,
+ * );
+ * ```
+ */
 export interface DequeOptions {
   /**
    * Number of parked elements up to which the queue still has capacity, an

@@ -31,6 +31,29 @@ import {
  * Options of {@link createRunner}.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import {
+ *   createConcurrentSink,
+ *   createRunner,
+ *   type CreateRunnerOptions,
+ *   createSource,
+ * } from "@grammyjs/runner";
+ *
+ * const options: CreateRunnerOptions<string> = {
+ *   onEvent: (event) => console.log(event.type),
+ *   silent: true,
+ * };
+ * const handle = createRunner(
+ *   createSource({ supply: () => Promise.resolve(["ping"]) }),
+ *   createConcurrentSink<string>(
+ *     { consume: async (update) => console.log(update) },
+ *     async (error) => console.error(error),
+ *   ),
+ *   options,
+ * );
+ * ```
  */
 export interface CreateRunnerOptions<Y> {
   /**
@@ -43,7 +66,7 @@ export interface CreateRunnerOptions<Y> {
    * observes only: its errors are ignored.
    */
   onEvent?: (event: RunnerEvent<Y>) => void;
-  /** Stops the runner when it aborts. */
+  /** Stops the runner when it aborts, and keeps it from being started then. */
   signal?: AbortSignal;
   /**
    * Whether to print nothing; see {@link RunnerOptions.silent}.
@@ -51,7 +74,10 @@ export interface CreateRunnerOptions<Y> {
    * @default false
    */
   silent?: boolean;
-  /** The numeric id of the bot, which durable inboxes insist on. */
+  /**
+   * The numeric id of the bot, which durable inboxes insist on; `run` takes it
+   * from the token. Unknown by default.
+   */
   botId?: number;
 }
 
@@ -59,6 +85,22 @@ export interface CreateRunnerOptions<Y> {
  * Options of {@link run}.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { run, type RunOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ * import type { Update } from "grammy/types";
+ *
+ * const options: RunOptions<Update> = {
+ *   runner: { fetch: { allowed_updates: ["message"] } },
+ *   sink: { concurrency: 50 },
+ * };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), options);
+ * }
+ * ```
  */
 export interface RunOptions<Y> {
   /**
@@ -81,7 +123,24 @@ export interface RunOptions<Y> {
   signal?: AbortSignal;
 }
 
-/** Options of a stop. */
+/**
+ * Options of {@link RunnerHandle.stop}.
+ *
+ * @example
+ * ```ts
+ * import { run, type StopOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * // Two seconds less than the process is given to end.
+ * const options: StopOptions = { timeout: 8000 };
+ *
+ * async function main() {
+ *   const handle = run(new Bot("123456:token"));
+ *   // Later:
+ *   await handle.stop(options);
+ * }
+ * ```
+ */
 export interface StopOptions {
   /**
    * How long the stop may take, in milliseconds; at least 0. Whatever has not
@@ -97,6 +156,16 @@ export interface StopOptions {
  * What a stop with a time limit had to give up.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { StopReport } from "@grammyjs/runner";
+ * import type { Update } from "grammy/types";
+ *
+ * function idsOf({ unfinished, unstarted }: StopReport<Update>): number[] {
+ *   return [...unfinished, ...unstarted].map((update) => update.update_id);
+ * }
+ * ```
  */
 export interface StopReport<Y> {
   /** Updates that were running, in the order of their arrival. */
@@ -135,7 +204,8 @@ export interface RunnerHandle<Y = unknown> {
   /**
    * Stops the runner: no more updates are fetched, and those that were started
    * finish. Resolves when all of them have ended and Telegram knows about it.
-   * With a time limit, resolves by then with what had to be given up.
+   * With a time limit, resolves by then with what had to be given up. Rejects
+   * only with a `RangeError`, if the time limit is below 0 or not a number.
    *
    * Can be called at any time and repeatedly. Do not wait for it in a handler,
    * as it waits for the handler, too.

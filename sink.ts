@@ -11,6 +11,22 @@ import {
  * message queue.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { createSequentialSink, type UpdateConsumer } from "@grammyjs/runner";
+ *
+ * class Printer implements UpdateConsumer<string> {
+ *   async consume(update: string) {
+ *     console.log(update);
+ *   }
+ * }
+ *
+ * const sink = createSequentialSink(
+ *   new Printer(),
+ *   async (error) => console.error(error),
+ * );
+ * ```
  */
 export interface UpdateConsumer<Y> {
   /**
@@ -35,6 +51,27 @@ export interface UpdateConsumer<Y> {
  * failed.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { UpdateSink } from "@grammyjs/runner";
+ *
+ * // Passes one batch on at a time, and takes the next 100 after that.
+ * let current: string[] = [];
+ * const sink: UpdateSink<string> = {
+ *   async handle(updates) {
+ *     current = updates;
+ *     await fetch("https://example.com", {
+ *       method: "POST",
+ *       body: JSON.stringify(updates),
+ *     });
+ *     current = [];
+ *     return 100;
+ *   },
+ *   size: () => current.length,
+ *   snapshot: () => current,
+ * };
+ * ```
  */
 export interface UpdateSink<Y> {
   /**
@@ -82,6 +119,25 @@ export interface UpdateSink<Y> {
  * Options of the sinks.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { run, type SinkOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ * import type { Update } from "grammy/types";
+ *
+ * const sink: SinkOptions<Update> = {
+ *   concurrency: 50,
+ *   timeout: {
+ *     milliseconds: 30_000,
+ *     handler: (update) => console.error("Too slow:", update.update_id),
+ *   },
+ * };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { sink });
+ * }
+ * ```
  */
 export interface SinkOptions<Y> {
   /**

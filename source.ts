@@ -7,6 +7,20 @@ import type { PollEvent } from "./events.ts";
  * need your own only to take updates from somewhere else.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { createSource, type UpdateSupplier } from "@grammyjs/runner";
+ *
+ * const supplier: UpdateSupplier<string> = {
+ *   async supply(batchSize, signal) {
+ *     const url = `https://example.com/updates?limit=${batchSize}`;
+ *     const response = await fetch(url, { signal });
+ *     return await response.json();
+ *   },
+ * };
+ * const source = createSource(supplier);
+ * ```
  */
 export interface UpdateSupplier<Y> {
   /**
@@ -51,6 +65,24 @@ export interface UpdateSupplier<Y> {
  * Yields updates in batches: the side of a runner that faces the network.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { UpdateSource } from "@grammyjs/runner";
+ *
+ * // Yields one update, and ends.
+ * let active = false;
+ * const source: UpdateSource<string> = {
+ *   async *generator() {
+ *     active = true;
+ *     yield ["ping"];
+ *     active = false;
+ *   },
+ *   setGeneratorPace: () => {},
+ *   isActive: () => active,
+ *   close: () => {},
+ * };
+ * ```
  */
 export interface UpdateSource<Y> {
   /**
@@ -83,7 +115,25 @@ export interface UpdateSource<Y> {
   acknowledged?(): number;
 }
 
-/** Options of {@link createSource}. */
+/**
+ * Options of {@link createSource}.
+ *
+ * @example
+ * ```ts
+ * import { run, type SourceOptions } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * // Fewer requests for a bot that need not answer at once.
+ * const source: SourceOptions = {
+ *   speedTrafficBalance: 1,
+ *   maxDelayMilliseconds: 2000,
+ * };
+ *
+ * function main() {
+ *   run(new Bot("123456:token"), { source });
+ * }
+ * ```
+ */
 export interface SourceOptions {
   /**
    * Whether to fetch updates as fast as possible (`0`), or in as few requests as

@@ -29,7 +29,20 @@ import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
 
 export type { QuarantinedUpdate };
 
-/** Options of {@link createSqliteInbox}. */
+/**
+ * Options of {@link createSqliteInbox}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   createSqliteInbox,
+ *   type SqliteInboxOptions,
+ * } from "@grammyjs/runner/sqlite";
+ *
+ * const options: SqliteInboxOptions = { synchronous: "normal", maxAttempts: 5 };
+ * const inbox = createSqliteInbox("updates.db", options);
+ * ```
+ */
 export interface SqliteInboxOptions {
   /**
    * Number of updates that are held ready to be handled, so that handlers need
@@ -69,11 +82,30 @@ export interface SqliteInboxOptions {
  * An inbox in an SQLite file.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { createSqliteInbox, type SqliteInbox } from "@grammyjs/runner/sqlite";
+ * import type { Update } from "grammy/types";
+ *
+ * // Once what killed the process is mended.
+ * function releaseAll(inbox: SqliteInbox<Update>) {
+ *   for (const { update } of inbox.quarantined()) inbox.release(update.update_id);
+ * }
+ *
+ * function main() {
+ *   releaseAll(createSqliteInbox("updates.db"));
+ * }
+ * ```
  */
 export interface SqliteInbox<Y> extends UpdateInbox<Y> {
   /**
    * Lists the updates that have been set aside, the one that has been for longest first.
    * Works while the inbox is open, and on a file that nobody uses.
+   *
+   * @returns The updates, and how often the process died of each
+   * @throws {Error} If the inbox is closed and its file is missing, in use, or
+   * not an intact inbox
    */
   quarantined(): QuarantinedUpdate<Y>[];
   /**
@@ -81,6 +113,7 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
    *
    * @param id The `update_id`
    * @returns Whether there was one with this id
+   * @throws {Error} As {@link SqliteInbox.quarantined} does
    */
   release(id: number): boolean;
 }
@@ -91,6 +124,11 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
  * handled to its end when the process died runs at the next start, before
  * anything new. What was just being handled runs again: see that a handler that
  * runs twice does no harm.
+ *
+ * The run fails at its start if the file cannot be opened: it is in use, it
+ * belongs to another bot, or it is not an intact inbox. Importing this module
+ * fails where there is no `node:sqlite`: it takes Deno >= 2.4, Node >= 22.13, or
+ * Bun >= 1.4.4.
  *
  * @typeParam Y Type of the updates
  * @param path The file; made if there is none

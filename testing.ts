@@ -26,7 +26,26 @@ import type { Message, Update, UserFromGetMe } from "./deps.ts";
 import { check, MAX_TIMER, TOKEN } from "./_bot_api.ts";
 import { LocalServer } from "./_bot_api_server.ts";
 
-/** Options of {@link startBotApiServer}. */
+/**
+ * Options of {@link startBotApiServer}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type BotApiServerOptions,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const options: BotApiServerOptions = {
+ *   botInfo: { username: "my_bot" },
+ *   latencyMilliseconds: 20,
+ *   quirks: false,
+ * };
+ * await using server = await startBotApiServer(options);
+ * assertEquals(server.botInfo.username, "my_bot");
+ * ```
+ */
 export interface BotApiServerOptions {
   /**
    * The token of the bot; the number before the colon is the bot's id. Requests with any
@@ -70,10 +89,39 @@ export interface BotApiServerOptions {
   webhookRetryMilliseconds?: number;
 }
 
-/** An update to push: one without an `update_id` gets the next one. */
+/**
+ * An update to push: one without an `update_id` gets the next one.
+ *
+ * @example
+ * ```ts
+ * import { type NewUpdate, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const from = { id: 7, is_bot: false, first_name: "Ada" };
+ * const update: NewUpdate = {
+ *   inline_query: { id: "1", from, query: "cats", offset: "" },
+ * };
+ * await using server = await startBotApiServer();
+ * const [{ update_id }] = server.push(update);
+ * assertEquals(update_id, 1);
+ * ```
+ */
 export type NewUpdate = Omit<Update, "update_id"> & { update_id?: number };
 
-/** Who writes where, for {@link BotApiServer.pushText}. */
+/**
+ * Who writes where, for {@link BotApiServer.pushText}.
+ *
+ * @example
+ * ```ts
+ * import { type PushOptions, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const inGroup: PushOptions = { userId: 7, chatId: -100 };
+ * await using server = await startBotApiServer();
+ * const { message } = server.pushText("Hello, everyone", inGroup);
+ * assertEquals(message?.chat.type, "group");
+ * ```
+ */
 export interface PushOptions {
   /** The id of the user. @default 1001 */
   userId?: number;
@@ -81,13 +129,43 @@ export interface PushOptions {
   chatId?: number;
 }
 
-/** Who presses a button where, for {@link BotApiServer.pushCallbackQuery}. */
+/**
+ * Who presses a button where, for {@link BotApiServer.pushCallbackQuery}.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type PushCallbackQueryOptions,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const options: PushCallbackQueryOptions = { userId: 7, messageId: 42 };
+ * await using server = await startBotApiServer();
+ * const { callback_query } = server.pushCallbackQuery("yes", options);
+ * assertEquals(callback_query?.message?.message_id, 42);
+ * ```
+ */
 export interface PushCallbackQueryOptions extends PushOptions {
   /** The id of the message that has the button. @default a new one */
   messageId?: number;
 }
 
-/** What can go wrong with a call. See {@link BotApiServer.fail}. */
+/**
+ * What can go wrong with a call. See {@link BotApiServer.fail}.
+ *
+ * @example
+ * ```ts
+ * import { type Fault, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const flood: Fault = { status: 429, retryAfter: 3 };
+ * await using server = await startBotApiServer();
+ * server.fail(flood);
+ * const response = await fetch(`${server.url}/bot${server.token}/getUpdates`);
+ * assertEquals((await response.json()).parameters, { retry_after: 3 });
+ * ```
+ */
 export type Fault =
   /** No answer ever comes. Ends when the client gives up or the server closes. */
   | "hang"
@@ -102,7 +180,26 @@ export type Fault =
   /** Any answer at all; by default with status 200, as `application/json`. */
   | { body: string; status?: number; contentType?: string };
 
-/** Options of {@link BotApiServer.fail}. */
+/**
+ * Options of {@link BotApiServer.fail}.
+ *
+ * @example
+ * ```ts
+ * import { type FaultOptions, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const twice: FaultOptions = { times: 2, method: "getMe" };
+ * await using server = await startBotApiServer();
+ * server.fail({ status: 502 }, twice);
+ * const statuses = [];
+ * for (let i = 0; i < 3; i++) {
+ *   const response = await fetch(`${server.url}/bot${server.token}/getMe`);
+ *   statuses.push(response.status);
+ *   await response.body?.cancel();
+ * }
+ * assertEquals(statuses, [502, 502, 200]);
+ * ```
+ */
 export interface FaultOptions {
   /** How many calls fail, 1 or more, may be `Infinity`. @default 1 */
   times?: number;
@@ -116,7 +213,21 @@ export interface FaultOptions {
   processed?: boolean;
 }
 
-/** A getUpdates call. */
+/**
+ * A getUpdates call.
+ *
+ * @example
+ * ```ts
+ * import { type Poll, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = await startBotApiServer();
+ * server.pushText("Hello");
+ * await (await fetch(`${server.url}/bot${server.token}/getUpdates?limit=7`)).json();
+ * const [poll]: Poll[] = server.polls();
+ * assertEquals([poll.limit, poll.count, poll.outcome], [7, 1, "answered"]);
+ * ```
+ */
 export interface Poll {
   /** As in the call, 0 when left out. */
   readonly offset: number;
@@ -139,7 +250,22 @@ export interface Poll {
   readonly count: number;
 }
 
-/** A call of any method other than getUpdates. */
+/**
+ * A call of any method other than getUpdates.
+ *
+ * @example
+ * ```ts
+ * import { type ApiCall, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { Bot } from "grammy";
+ *
+ * await using server = await startBotApiServer();
+ * const bot = new Bot(server.token, { client: { apiRoot: server.url } });
+ * await bot.api.sendMessage(7, "Hello");
+ * const [call]: ApiCall[] = server.calls("sendMessage");
+ * assertEquals([call.params.text, call.ok], ["Hello", true]);
+ * ```
+ */
 export interface ApiCall {
   /** Its name, in the case it was called with. */
   readonly method: string;
@@ -153,7 +279,23 @@ export interface ApiCall {
   readonly result: unknown;
 }
 
-/** Totals since the server was started. */
+/**
+ * Totals since the server was started.
+ *
+ * @example
+ * ```ts
+ * import {
+ *   type BotApiServerStats,
+ *   startBotApiServer,
+ * } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = await startBotApiServer();
+ * server.pushText("Hello");
+ * const { pushed, unconfirmed }: BotApiServerStats = server.stats();
+ * assertEquals([pushed, unconfirmed], [1, 1]);
+ * ```
+ */
 export interface BotApiServerStats {
   /** Updates pushed, dropped ones included. */
   pushed: number;
@@ -173,13 +315,47 @@ export interface BotApiServerStats {
   calls: number;
 }
 
-/** Options of {@link BotApiServer.waitFor}. */
+/**
+ * Options of {@link BotApiServer.waitFor}.
+ *
+ * @example
+ * ```ts
+ * import { startBotApiServer, type WaitOptions } from "@grammyjs/runner/testing";
+ * import { assertRejects } from "@std/assert";
+ *
+ * const briefly: WaitOptions = { timeout: 10 };
+ * await using server = await startBotApiServer();
+ * await assertRejects(() => server.waitFor(() => server.sent()[0], briefly));
+ * ```
+ */
 export interface WaitOptions {
   /** Milliseconds until it rejects, 0..2^31-1. @default 5000 */
   timeout?: number;
 }
 
-/** A running server. See {@link startBotApiServer}. */
+/**
+ * A running server. See {@link startBotApiServer}.
+ *
+ * @example
+ * ```ts
+ * import { run } from "@grammyjs/runner";
+ * import { type BotApiServer, startBotApiServer } from "@grammyjs/runner/testing";
+ * import { assertEquals } from "@std/assert";
+ * import { Bot } from "grammy";
+ *
+ * function createBot(server: BotApiServer): Bot {
+ *   const bot = new Bot(server.token, { client: { apiRoot: server.url } });
+ *   bot.on("message", (ctx) => ctx.reply("Got it!"));
+ *   return bot;
+ * }
+ *
+ * await using server = await startBotApiServer({ quirks: false });
+ * await using _handle = run(createBot(server));
+ * server.pushText("Hello");
+ * const { text } = await server.waitFor(() => server.sent()[0]);
+ * assertEquals(text, "Got it!");
+ * ```
+ */
 export interface BotApiServer extends AsyncDisposable {
   /** The API root to give to a bot, such as `http://127.0.0.1:38001`. */
   readonly url: string;
@@ -197,11 +373,17 @@ export interface BotApiServer extends AsyncDisposable {
    * pushes none, if one is not an object or its id is not an integer of 0..2^53-1.
    */
   push(...updates: NewUpdate[]): Update[];
-  /** Pushes a text message. Commands such as `/start` are marked as such. */
+  /**
+   * Pushes a text message, and returns the update. Commands such as `/start` are marked
+   * as such.
+   */
   pushText(text: string, options?: PushOptions): Update;
-  /** Pushes a callback query: the press of a button below a message of the bot. */
+  /**
+   * Pushes a callback query: the press of a button below a message of the bot. Returns
+   * the update.
+   */
   pushCallbackQuery(data: string, options?: PushCallbackQueryOptions): Update;
-  /** The updates still on the server, in order. */
+  /** The updates still on the server: neither confirmed nor dropped, in order. */
   unconfirmed(): Update[];
   /** The ids of updates handed out, in order. Those handed out again are there again. */
   delivered(): number[];
@@ -217,7 +399,7 @@ export interface BotApiServer extends AsyncDisposable {
   stats(): BotApiServerStats;
   /**
    * Resolves with the oldest remembered call of the method that passes the test, or
-   * else with the next one. Its answer may still be on its way.
+   * else with the next one. Its answer may still be on its way. Rejects as `waitFor` does.
    */
   waitForCall(
     method: string,
@@ -227,7 +409,8 @@ export interface BotApiServer extends AsyncDisposable {
   /**
    * Resolves with what the condition returns as soon as that is truthy. It is checked at
    * once and after whatever happens on the server. Rejects with what the condition throws,
-   * when the timeout runs out, and when the server closes.
+   * with an `Error` when the timeout runs out or the server closes, and with a
+   * `RangeError` if the timeout is out of bounds.
    */
   waitFor<T>(
     condition: () => T | undefined | null | false,
@@ -237,10 +420,15 @@ export interface BotApiServer extends AsyncDisposable {
   clearHistory(): void;
   /**
    * Sets the round-trip time in milliseconds, 0..2^31-1: what is answered is settled
-   * when it would be without latency, and arrives that much later.
+   * when it would be without latency, and arrives that much later. Throws a `RangeError`
+   * if it is out of bounds.
    */
   setLatency(milliseconds: number): void;
-  /** Lets the next calls fail. Faults of the same method come true one after another. */
+  /**
+   * Lets the next calls fail. Faults of the same method come true one after another.
+   * Throws a `TypeError` if there is no such fault, and a `RangeError` if its status is
+   * not one of 200..599 or `times` is out of bounds.
+   */
   fail(fault: Fault, options?: FaultOptions): void;
   /** Takes back all faults that did not come true yet. */
   clearFaults(): void;
@@ -264,8 +452,11 @@ export interface BotApiServer extends AsyncDisposable {
  * `max_connections` at a time, those of a chat one after another, again and again until
  * they are answered with a status of 200 to 299.
  *
- * Rejects with a `TypeError` or a `RangeError` if an option is out of bounds, and with the
- * system's error if the port is taken.
+ * @param options Further options
+ * @returns The server, which takes calls already
+ * @throws {RangeError} If an option is out of bounds
+ * @throws {TypeError} If the token does not look like one
+ * @throws {Error} The system's, if the port is taken
  *
  * @example
  * ```ts

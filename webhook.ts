@@ -3,7 +3,17 @@ import { WebhookEndpoint } from "./_webhook_http.ts";
 import type { Update } from "./deps.ts";
 import type { UpdateSource } from "./source.ts";
 
-/** Options of {@link createWebhookSource}. */
+/**
+ * Options of {@link createWebhookSource}.
+ *
+ * @example
+ * ```ts
+ * import { createWebhookSource, type WebhookSourceOptions } from "@grammyjs/runner";
+ *
+ * const options: WebhookSourceOptions = { secretToken: "a-long-random-string" };
+ * const source = createWebhookSource(options);
+ * ```
+ */
 export interface WebhookSourceOptions {
   /**
    * The `secret_token` that was passed to `setWebhook`: 1 to 256 letters,
@@ -13,7 +23,20 @@ export interface WebhookSourceOptions {
   secretToken?: string;
 }
 
-/** The part of a request of `node:http` that is looked at. */
+/**
+ * The part of a request of `node:http` that is looked at.
+ *
+ * @example
+ * ```ts
+ * import type { NodeRequest } from "@grammyjs/runner";
+ * import type { IncomingMessage } from "node:http";
+ *
+ * function describe(request: NodeRequest): string {
+ *   return `${request.method} from ${request.headers["user-agent"]}`;
+ * }
+ * const describeIncoming: (request: IncomingMessage) => string = describe;
+ * ```
+ */
 export interface NodeRequest extends AsyncIterable<Uint8Array> {
   /** The method, such as `"POST"`. */
   method?: string;
@@ -21,7 +44,27 @@ export interface NodeRequest extends AsyncIterable<Uint8Array> {
   headers: { [name: string]: string | string[] | undefined };
 }
 
-/** The part of a response of `node:http` that is used. */
+/**
+ * The part of a response of `node:http` that is used.
+ *
+ * @example
+ * ```ts
+ * import { createWebhookSource, type NodeResponse } from "@grammyjs/runner";
+ * import { createServer } from "node:http";
+ *
+ * const source = createWebhookSource();
+ *
+ * function refuse(response: NodeResponse) {
+ *   response.writeHead(404, { "content-type": "text/plain" });
+ *   response.end("Not found");
+ * }
+ *
+ * const server = createServer((request, response) => {
+ *   if (request.url === "/telegram") source.listener(request, response);
+ *   else refuse(response);
+ * });
+ * ```
+ */
 export interface NodeResponse {
   /** Sets status and headers. */
   writeHead(status: number, headers: Record<string, string>): unknown;
@@ -33,6 +76,21 @@ export interface NodeResponse {
  * A source of the updates that Telegram sends to a webhook.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import { createWebhookSource, type WebhookSource } from "@grammyjs/runner";
+ * import type { Update } from "grammy/types";
+ *
+ * const source: WebhookSource<Update> = createWebhookSource();
+ *
+ * // Telegram at one path, and others at the rest.
+ * async function answer(request: Request): Promise<Response> {
+ *   const { pathname } = new URL(request.url);
+ *   if (pathname === "/telegram") return await source.handler(request);
+ *   return new Response("Welcome!");
+ * }
+ * ```
  */
 export interface WebhookSource<Y> extends UpdateSource<Y> {
   /**

@@ -1,0 +1,127 @@
+/**
+ * Builds the npm package, installs it as its users do, and runs it. All runtimes
+ * and tools come from the npm registry.
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  compile,
+  dir,
+  ENTRY_POINTS,
+  full,
+  lean,
+  run,
+  RUNTIMES,
+  setUp,
+  tarball,
+  tools,
+  tryToRun,
+  TYPESCRIPTS,
+} from "./_projects.ts";
+
+Deno.test.beforeAll(setUp);
+Deno.test.afterAll(() => Deno.remove(dir, { recursive: true }));
+
+Deno.test("the peers are what the package imports; all but grammY are optional", async () => {
+  const imported = new Set<string>();
+  for await (const { name } of Deno.readDir("npm")) {
+    if (!/\.(js|d\.ts)$/.test(name)) continue;
+    const code = (await Deno.readTextFile(`npm/${name}`))
+      .replaceAll(/\/\*.*?\*\//gs, "");
+    const imports = /(?:from|import)[\s(]+"((?:@[^/"]+\/)?\w[^/"]*)/g;
+    for (const [, name] of code.matchAll(imports)) {
+      if (!name.startsWith("node:")) imported.add(name);
+    }
+  }
+  const { peerDependencies, peerDependenciesMeta = {} } = JSON.parse(
+    await Deno.readTextFile("npm/package.json"),
+  );
+  assertEquals(Object.keys(peerDependencies).sort(), [...imported].sort());
+  imported.delete("grammy");
+  assertEquals(Object.keys(peerDependenciesMeta).sort(), [...imported].sort());
+});
+
+Deno.test("publint finds nothing to complain about", async () => {
+  await run(`${tools}/.bin/publint`, ["--strict", "npm"]);
+});
+
+Deno.test("attw finds the types right for all ways to import them", async () => {
+  await run(
+    `${tools}/.bin/attw`,
+    // Every version of Node that the package supports can `require()` them.
+    [tarball, "--ignore-rules", "cjs-resolves-to-esm"],
+  );
+});
+
+for (const [id, { name, modes }] of Object.entries(TYPESCRIPTS)) {
+  for (const mode of modes) {
+    Deno.test(`${name} takes the types in the mode "${mode}"`, async () => {
+      for (const project of [full, lean]) {
+        await compile(project, id, mode, "--noEmit");
+      }
+    });
+  }
+}
+
+for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
+  const command = `${tools}/${id}/${bin}`;
+
+  for (const [how, extension] of [["import", "mjs"], ["require()", "cjs"]]) {
+    Deno.test(`${name} runs a bot by ${how}`, async () => {
+      for (const project of [full, lean]) {
+        const { stdout } = await run(command, [`${project}/bot.${extension}`]);
+        assertEquals(stdout, "abcde,abcde,abcde 0\n");
+      }
+    });
+
+    const load = async (entryPoint: string) => {
+      const path = `${full}/load.${extension}`;
+      const code = extension === "mjs" ? "await import" : "require";
+      await Deno.writeTextFile(path, `${code}("${entryPoint}");`);
+      return await tryToRun(command, [path]);
+    };
+
+    if (id === "node20") {
+      Deno.test(`${name} loads what it can by ${how}, and says what the rest needs`, async () => {
+        const refused = [];
+        for (const entryPoint of ENTRY_POINTS) {
+          const { success, stderr } = await load(entryPoint);
+          if (success) continue;
+          refused.push(entryPoint);
+          assertMatch(
+            stderr,
+            /Error: .* needs .*Node >= 22.*: this is Node 20/,
+          );
+        }
+        assert(refused.includes("@grammyjs/runner/sqlite"));
+        assert(!refused.includes("@grammyjs/runner"));
+      });
+    } else {
+      Deno.test(`${name} loads every entry point by ${how}`, async () => {
+        for (const entryPoint of ENTRY_POINTS) {
+          const { success, stderr } = await load(entryPoint);
+          assert(success, stderr);
+        }
+      });
+
+      Deno.test(`${name} runs a bot on an SQLite inbox by ${how}`, async () => {
+        const path = `${dir}/${id}.${extension}.db`;
+        const { stdout } = await run(
+          command,
+          [`${full}/sqlite_bot.${extension}`, path],
+        );
+        assertEquals(stdout, "1 2 Hello\n");
+      });
+    }
+  }
+
+  if (id === "node20") continue;
+  Deno.test(`${name} passes the conformance test with SQLite inboxes`, async () => {
+    const { stdout, stderr } = await run(
+      command,
+      [...id === "bun" ? ["test"] : [], `${full}/conformance.test.mjs`],
+    );
+    // In the words of the one or the other.
+    const passed = /pass (\d+)|(\d+) pass/.exec(stdout + stderr);
+    assert(Number(passed?.[1] ?? passed?.[2]) > 0, stdout + stderr);
+  });
+}
