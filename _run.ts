@@ -94,6 +94,8 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Resolves when the fetching half has ended. */
   #received: Promise<void> = Promise.resolve();
   readonly #stopHooks = new Set<() => void | Promise<void>>();
+  /** A batch that cannot be fetched again, for when this process leads again. */
+  #unstored: Y[] = [];
   /** Updates that the sink or a leftover has, and that have not ended. */
   #outstanding = 0;
   #wakeDrained: (() => void) | undefined;
@@ -226,17 +228,21 @@ export class Run<Y> implements TaskObserver<Y> {
       await this.#handle();
     };
     this.#received = receive()
-      .catch((error) => this.#failUnlessStopped(error));
+      .catch((error) => this.#failUnlessStopped(error))
+      .then(() => this.#giveUp(this.#unstored));
     const handled = handle()
       .catch((error) => this.#failUnlessStopped(error));
-    // A stop with a time limit confirms early enough to do so in time, even if
-    // there is more to start; whatever does not make it then is reported.
     const over = Promise.all([this.#received, handled]);
     const expired = aborted(this.#expiry.signal);
-    await Promise.race([over, aborted(this.#hurry.signal)]);
+    // Another process that goes on with fetching need not wait for handlers here.
+    const isShared = inbox.lead !== undefined;
+    // A stop with a time limit confirms early enough to do so in time, even if
+    // there is more to start; whatever does not make it then is reported.
+    if (!isShared) await Promise.race([over, aborted(this.#hurry.signal)]);
     await Promise.race([this.#received, expired]);
-    await this.#drained(this.#hurry.signal);
+    if (!isShared) await this.#drained(this.#hurry.signal);
     await Promise.race([this.#confirm(), expired]);
+    inbox.resign?.();
     await Promise.race([over, expired]);
     await this.#drained(this.#expiry.signal);
     await this.#cleanUp();
@@ -299,12 +305,18 @@ export class Run<Y> implements TaskObserver<Y> {
     source.setGeneratorPace(inbox.lookahead ?? 100);
     while (!signal.aborted) {
       const leading = await inbox.lead?.(signal);
+      if (signal.aborted) break;
+      // Others may have fetched in the meantime.
+      if (leading !== undefined) source.rewind?.();
       const close = () => source.close();
       leading?.addEventListener("abort", close, { once: true });
       const generator = source.generator(onPoll);
       try {
         if (leading?.aborted) continue;
         if (!await this.#drainSource(generator, leading)) break;
+        // Only who fetches confirms.
+        this.#batch = [];
+        this.#untouched.clear();
       } finally {
         leading?.removeEventListener("abort", close);
         source.close();
@@ -323,22 +335,28 @@ export class Run<Y> implements TaskObserver<Y> {
   ): Promise<boolean> {
     const { source, inbox, onReceived } = this.#parts;
     const { signal } = this.#stop;
+    const isOver = anyOf(signal, leading);
     // What cannot be fetched again is stored even though the runner stops.
-    const appendSignal = source.confirm ? signal : this.#expiry.signal;
+    const lastMoment = source.confirm ? signal : this.#expiry.signal;
+    const appendSignal = anyOf(lastMoment, leading);
     while (true) {
-      this.#askedForMore = true;
-      let result: IteratorResult<Y[]> | undefined;
-      try {
-        result = await untilClosed(generator.next(), signal);
-      } catch (error) {
-        // Closing the source has interrupted it.
-        if (signal.aborted || leading?.aborted) result = undefined;
-        else throw error;
+      let batch = this.#unstored.splice(0);
+      if (batch.length === 0) {
+        this.#askedForMore = true;
+        let result: IteratorResult<Y[]> | undefined;
+        try {
+          result = await untilClosed(generator.next(), isOver);
+        } catch (error) {
+          // Closing the source has interrupted it.
+          if (!isOver.aborted) throw error;
+        }
+        if (result === undefined || result.done) {
+          return leading?.aborted ?? false;
+        }
+        batch = result.value;
+        this.#note(batch);
+        onReceived(batch);
       }
-      if (result === undefined || result.done) return leading?.aborted ?? false;
-      const batch = result.value;
-      this.#note(batch);
-      onReceived(batch);
       if (signal.aborted && source.confirm) {
         this.#left = this.#leave();
         return false;
@@ -346,6 +364,10 @@ export class Run<Y> implements TaskObserver<Y> {
       try {
         await inbox.append(batch, appendSignal);
       } catch (error) {
+        if (leading?.aborted && !lastMoment.aborted) {
+          if (!source.rewind) this.#unstored = batch;
+          return true;
+        }
         // Nothing of it was stored. Telegram keeps it, if it can.
         if (!source.confirm) this.#giveUp(batch);
         throw error;
@@ -415,8 +437,9 @@ export class Run<Y> implements TaskObserver<Y> {
         }
         continue; // the room may be another one by now
       }
-      if (this.stopping && inbox.durable && !this.failed) {
-        this.#held = []; // still in the inbox
+      if (this.stopping && this.#leavesRest) {
+        const held = this.#held.splice(0); // still in the inbox
+        if (held.length > 0) inbox.giveBack?.(held);
         return;
       }
       const batch = this.#held.splice(0, room).filter((u) => this.#mayRun(u));
@@ -447,12 +470,18 @@ export class Run<Y> implements TaskObserver<Y> {
     }
     // A clean stop leaves in a durable inbox what is there. Where the inbox is
     // in memory, or fetching has failed, what has been received still runs.
-    if (inbox.durable && !this.failed) return undefined;
+    if (this.#leavesRest) return undefined;
     if (this.buffered === 0) await this.#received;
     if (this.buffered === 0) return undefined;
     const taken = await inbox.take(limit, this.#expiry.signal);
     this.#taken += taken.length;
     return taken;
+  }
+
+  /** Whether a stop leaves what has not started in the inbox. */
+  get #leavesRest(): boolean {
+    const { inbox } = this.#parts;
+    return inbox.durable && (!this.failed || inbox.lead !== undefined);
   }
 
   /** Number of updates in the inbox that can be taken. */
@@ -570,6 +599,11 @@ export class Run<Y> implements TaskObserver<Y> {
 
 function isAbort(error: unknown): boolean {
   return (error as Error | undefined)?.name === "AbortError";
+}
+
+/** A signal that aborts with the first of those there are. */
+function anyOf(signal: AbortSignal, other?: AbortSignal): AbortSignal {
+  return other === undefined ? signal : AbortSignal.any([signal, other]);
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -409,6 +409,9 @@ export function createUpdateSupplier<Y extends { update_id: number }, R>(
       answered = id;
     },
     acknowledged: () => issued,
+    rewind() {
+      offset = issued = answered = 0;
+    },
   };
 }
 

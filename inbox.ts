@@ -81,10 +81,16 @@ export interface UpdateInbox<Y> {
   open(run: InboxRun<Y>): Promise<void>;
   /**
    * Resolves when this process may fetch updates. The signal it resolves with
-   * aborts when it may no longer. An inbox without this method can always be
-   * fetched for.
+   * aborts when it may no longer: fetching ends, what was fetched and is not
+   * stored is left to whoever comes next, and this is called again. An inbox
+   * without this method can always be fetched for.
    */
   lead?(signal: AbortSignal): Promise<AbortSignal>;
+  /**
+   * This process fetches no more, so another one may. Called at the end of a run,
+   * once what has been stored is confirmed. Only for inboxes with `lead`.
+   */
+  resign?(): void;
   /**
    * Stores a batch of updates, all of them or none. They are stored once it
    * resolves. Waits while the inbox is full. A durable inbox drops updates that
@@ -114,6 +120,11 @@ export interface UpdateInbox<Y> {
    * died; must be quick, and is called between `take` and `settle`.
    */
   running?(update: Y, running: boolean): void;
+  /**
+   * Updates that were taken will not be started: the run stops. They stay
+   * unfinished, as all others at `close`, but other processes may take them now.
+   */
+  giveBack?(updates: Y[]): void;
   /**
    * Closes the inbox. What was not settled stays unfinished if the inbox is
    * durable, and is dropped otherwise.

@@ -59,6 +59,13 @@ export interface UpdateSupplier<Y> {
    * one before.
    */
   acknowledged?: () => number;
+  /**
+   * Forgets the position: the next call of `supply` goes on from the first update
+   * that has not been acknowledged, by whichever process. Called before fetching
+   * whenever another process may have done so. Without this method, updates that
+   * could not be stored are kept until they can.
+   */
+  rewind?: () => void;
 }
 
 /**
@@ -113,6 +120,8 @@ export interface UpdateSource<Y> {
   ): Promise<void>;
   /** See {@link UpdateSupplier.acknowledged}. */
   acknowledged?(): number;
+  /** See {@link UpdateSupplier.rewind}. */
+  rewind?(): void;
 }
 
 /**
@@ -260,6 +269,7 @@ export function createSource<Y>(
     ...(supplier.acknowledged && {
       acknowledged: () => supplier.acknowledged!(),
     }),
+    ...(supplier.rewind && { rewind: () => supplier.rewind!() }),
   };
 }
 

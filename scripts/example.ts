@@ -1,8 +1,10 @@
 /**
  * Runs an example by its name. If BOT_TOKEN is not set, the example talks to a
- * local Bot API server, where a few simulated people write to it.
+ * local Bot API server, where a few simulated people write to it, and to a
+ * PostgreSQL server of its own if it wants one. With BOT_TOKEN, set DATABASE_URL.
  */
 import { type BotApiServer, startBotApiServer } from "../testing.ts";
+import { PostgresServer } from "./postgres.ts";
 
 const PEOPLE = new Map([[1001, "Ada"], [1002, "Grace"], [1003, "Linus"]]);
 const TEXTS = [["Hello!", "How are you?"], ["Thank you!", "/time"]];
@@ -35,7 +37,14 @@ console.log(
   `Running the example ${name} on a local server; set BOT_TOKEN to run it on Telegram`,
 );
 await using server = await startBotApiServer({ latencyMilliseconds: 50 });
-const example = start({ BOT_TOKEN: server.token, BOT_API_ROOT: server.url });
+await using postgres = name === "many_machines"
+  ? await PostgresServer.start()
+  : undefined;
+const example = start({
+  BOT_TOKEN: server.token,
+  BOT_API_ROOT: server.url,
+  ...(postgres && { DATABASE_URL: postgres.url() }),
+});
 const simulation = simulate(server);
 const replies = printReplies(server, PEOPLE.size * TEXTS.flat().length);
 const finished = Promise.all([simulation, replies]).then(() => true);
@@ -52,8 +61,9 @@ Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 function start(env?: Record<string, string>): Deno.ChildProcess {
   const file = name === "workers" ? `${name}/main.ts` : `${name}.ts`;
   const path = new URL(`../examples/${file}`, import.meta.url).href;
-  const allow = name === "durable"
-    ? ["-A"] // it also writes a file, and starts and kills itself
+  // These also start and kill themselves.
+  const allow = ["durable", "many_machines"].includes(name)
+    ? ["-A"]
     : ["--allow-net", "--allow-env", "--allow-read"];
   const args = ["run", ...allow, path];
   if (name === "telemetry") env = { ...TO_CONSOLE, ...env };

@@ -1,0 +1,279 @@
+import "./_postgres_runtime.ts";
+// deno-lint-ignore no-import-prefix -- raw files have no import map
+import { type Db, PgBoss } from "npm:pg-boss@^12.38";
+
+/** The schema that holds the tables of pg-boss; no other program uses it. */
+const SCHEMA = "grammy_runner";
+/** The channel that tells all machines of new updates. */
+const CHANNEL = "grammy_runner";
+
+/** After how many seconds a machine that has gone silent is taken for dead. */
+export const HEARTBEAT_SECONDS = 10;
+/** The queue is looked over this often, by whatever machine comes first. */
+const MONITOR_SECONDS = 2;
+const DAY = 24 * 60 * 60;
+/** Telegram keeps updates for a day; ids must be known for longer. */
+const REMEMBER_SECONDS = 2 * DAY;
+/** pg-boss would drop updates after that. */
+const NEVER = 10 * 365 * DAY;
+/** How long a statement may take, so that a server that hangs is noticed. */
+const QUERY_MS = 30_000;
+
+/** The right to run an update; others have it after a while without heartbeats. */
+export interface Claim {
+  /** The id of the job. */
+  readonly id: string;
+  /** How many machines are known to have died with this job. */
+  retryCount: number;
+}
+
+/** An update on its way into the queue. */
+export interface Entry {
+  id: number;
+  key: string;
+  json: string;
+}
+
+/** What the queue stores; a string keeps what the type `jsonb` would change. */
+interface Stored {
+  json: string;
+}
+
+/** An update that was claimed. */
+export interface Job extends Claim, Stored {}
+
+/** An update that is set aside. */
+interface StoredAside extends Stored {
+  key: string;
+  deaths: number;
+}
+
+/**
+ * The queue of one bot as the machines share it: what pg-boss is asked for, and
+ * nothing else. All methods reject while PostgreSQL cannot be reached.
+ */
+export class PostgresQueue {
+  readonly name: string;
+  readonly #aside: string;
+  readonly #botId: number;
+  readonly #boss: PgBoss;
+  readonly #db: Db;
+  #listener: { close(): Promise<void> } | undefined;
+
+  constructor(
+    connectionString: string,
+    botId: number,
+    on: { error(error: unknown): void; warning(message: string): void },
+  ) {
+    this.#botId = botId;
+    this.name = `bot-${botId}`;
+    this.#aside = `bot-${botId}-aside`;
+    const options = {
+      connectionString,
+      schema: SCHEMA,
+      application_name: "grammy_runner",
+      // For taking, settling, heartbeats, looking after, and telling others.
+      max: 5,
+      connectionTimeoutMillis: 5000,
+      query_timeout: QUERY_MS,
+      keepAlive: true,
+      // The inbox does this itself, when all machines have had time to reconnect.
+      supervise: false,
+      schedule: false,
+      registerInstance: false,
+      monitorVacuum: false,
+      monitorIntervalSeconds: MONITOR_SECONDS,
+      maintenanceIntervalSeconds: 3600,
+    };
+    this.#boss = new PgBoss(options);
+    this.#boss.on("error", on.error);
+    this.#boss.on("warning", ({ message }) => on.warning(message));
+    this.#db = this.#boss.getDb();
+  }
+
+  /** Connects, and creates whatever is missing. Can be called again if it fails. */
+  async open(wake: () => void): Promise<void> {
+    await this.#boss.start();
+    const { rows } = await this.#db.executeSql("SHOW server_version_num");
+    const version = Number(rows[0].server_version_num);
+    if (version < 140000) {
+      throw new RangeError(
+        `Cannot open inbox: PostgreSQL must be version 14 or later: received ${
+          Math.floor(version / 10000)
+        }`,
+      );
+    }
+    const keep = { retentionSeconds: NEVER, deleteAfterSeconds: NEVER };
+    await this.#boss.createQueue(this.#aside, keep);
+    await this.#boss.createQueue(this.name, {
+      policy: "key_strict_fifo",
+      heartbeatSeconds: HEARTBEAT_SECONDS,
+      retentionSeconds: NEVER,
+      deleteAfterSeconds: REMEMBER_SECONDS,
+      // Handlers have heartbeats instead; this is the most that pg-boss allows.
+      expireInSeconds: DAY,
+      // When an update is set aside is up to the inbox.
+      retryLimit: 2 ** 31 - 1,
+    });
+    this.#listener ??= await this.#db.listen!(
+      CHANNEL,
+      (name) => name === this.name && wake(),
+      wake,
+    );
+  }
+
+  /** Ends without waiting for handlers. */
+  async close(): Promise<void> {
+    await this.#listener?.close();
+    await this.#boss.stop({ graceful: false });
+  }
+
+  /** The process of the server behind a connection that was free just now. */
+  async backend(): Promise<number> {
+    const { rows } = await this.#db.executeSql(
+      "SELECT pg_backend_pid() AS pid",
+    );
+    return rows[0].pid;
+  }
+
+  /**
+   * Adds updates in this order; known ones are dropped. Returns how many were new.
+   *
+   * @param db The connection that holds the lock, see {@link Leadership}
+   */
+  async append(entries: Entry[], db: Db): Promise<number> {
+    const jobs = entries.map(({ id, key, json }) => ({
+      id: this.#jobId(id),
+      singletonKey: key,
+      data: { json } satisfies Stored,
+    }));
+    const options = { db, returnId: true };
+    const fresh = await this.#boss.insert(this.name, jobs, options);
+    return fresh?.length ?? 0;
+  }
+
+  /** Wakes all machines. */
+  async notify(): Promise<void> {
+    await this.#db.executeSql("SELECT pg_notify($1, $2)", [CHANNEL, this.name]);
+  }
+
+  /** Takes updates whose chats are free, oldest first within a chat. */
+  async fetch(limit: number): Promise<Job[]> {
+    const batchSize = limit;
+    const jobs = await this.#boss.fetch<Stored>(this.name, { batchSize });
+    return jobs
+      .map(({ id, retryCount, data: { json } }) => ({ id, retryCount, json }))
+      .sort((a, b) => a.id < b.id ? -1 : 1);
+  }
+
+  /** Ends claims; those that others have by now stay theirs. */
+  async complete(claims: Claim[]): Promise<void> {
+    await this.#boss.complete(this.name, claims);
+  }
+
+  /** Keeps claims alive; returns the ids of those that were held. */
+  async touch(claims: Claim[]): Promise<Set<string>> {
+    return settled(await this.#boss.touch(this.name, claims));
+  }
+
+  /** Gives claims up as if they had never been taken, for others to take. */
+  async release(claims: Claim[]): Promise<number> {
+    // `fail` would do the same, and count an attempt.
+    const { rows } = await this.#db.executeSql(
+      `UPDATE ${SCHEMA}.job
+       SET state = 'created', started_on = NULL, heartbeat_on = NULL
+       WHERE name = $1 AND id = ANY($2::uuid[]) AND state = 'active'
+         AND id::text || ':' || retry_count = ANY($3)
+       RETURNING id`,
+      [
+        this.name,
+        claims.map(({ id }) => id),
+        claims.map(({ id, retryCount }) => `${id}:${retryCount}`),
+      ],
+    );
+    if (rows.length > 0) await this.notify();
+    return rows.length;
+  }
+
+  /** Frees what machines that have gone silent held. */
+  async supervise(): Promise<void> {
+    await this.#boss.supervise(this.name);
+  }
+
+  /** Lets PostgreSQL know what the queue is like, on which the speed depends. */
+  async analyze(): Promise<void> {
+    await this.#db.executeSql(`ANALYZE ${SCHEMA}.job_common`);
+  }
+
+  /** How many updates wait to be taken, and how many are set aside. */
+  async count(): Promise<{ waiting: number; aside: number }> {
+    const { rows } = await this.#db.executeSql(
+      `SELECT name, count(*)::int AS n FROM ${SCHEMA}.job
+       WHERE name IN ($1, $2) AND state < 'active' GROUP BY name`,
+      [this.name, this.#aside],
+    );
+    const of = (name: string) => rows.find((row) => row.name === name)?.n ?? 0;
+    return { waiting: of(this.name), aside: of(this.#aside) };
+  }
+
+  /** Sets a claimed update aside, so that its chat goes on. */
+  async setAside(job: Job, key: string): Promise<void> {
+    const { id, json, retryCount } = job;
+    const data: StoredAside = { json, key, deaths: retryCount };
+    await this.#transaction(async (db) => {
+      const held = await this.#boss.complete(this.name, [job], null, { db });
+      if (!settled(held).has(id)) return;
+      await this.#boss.insert(this.#aside, [{ id, data }], { db });
+    });
+  }
+
+  /** What is set aside, oldest first. */
+  async aside(): Promise<StoredAside[]> {
+    const jobs = await this.#boss.findJobs<StoredAside>(this.#aside, {
+      limit: 100_000,
+    });
+    return jobs.map(({ data }) => data);
+  }
+
+  /** Puts an update that was set aside back. Returns whether there was one. */
+  async putBack(updateId: number): Promise<boolean> {
+    const id = this.#jobId(updateId);
+    const found = await this.#transaction(async (db) => {
+      const [job] = await this.#boss.findJobs<StoredAside>(this.#aside, {
+        id,
+        db,
+      });
+      if (job === undefined) return false;
+      const { json, key } = job.data;
+      await this.#boss.deleteJob(this.#aside, id, { db });
+      await this.#boss.deleteJob(this.name, id, { db });
+      await this.append([{ id: updateId, key, json }], db);
+      return true;
+    });
+    if (found) await this.notify();
+    return found;
+  }
+
+  async #transaction<T>(run: (db: Db) => Promise<T>): Promise<T> {
+    const transaction = await this.#db.beginTransaction!();
+    try {
+      const result = await run(transaction.db);
+      await transaction.commit();
+      return result;
+    } catch (error) {
+      await transaction.rollback();
+      throw error;
+    }
+  }
+
+  /** Ids drop what is known, and order what was inserted at the same moment. */
+  #jobId(updateId: number): string {
+    const hex = this.#botId.toString(16).padStart(16, "0") +
+      updateId.toString(16).padStart(16, "0");
+    return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  }
+}
+
+function settled(response: object): Set<string> {
+  return new Set((response as { settled: string[] }).settled);
+}

@@ -1,0 +1,53 @@
+/** A machine: the bot that the tests start many times, and kill. */
+import { openSync, writeSync } from "node:fs";
+import { Bot } from "grammy";
+import type { Update } from "../../deps.ts";
+import { run } from "../../mod.ts";
+import { createPostgresInbox } from "../../postgres_inbox.ts";
+
+const [url, token, connectionString, logPath, concurrency, maxAttempts] =
+  Deno.args;
+const log = openSync(logPath, "a");
+
+/** What is written is safe from the death of the process, as the system has it. */
+function note(what: string, text: unknown): void {
+  writeSync(log, `${what} ${Date.now()} ${text}\n`);
+}
+
+const bot = new Bot(token, { client: { apiRoot: url } });
+bot.use(async (ctx) => {
+  const id = ctx.update.update_id;
+  note("start", id);
+  const [how, ms = "0"] = ctx.msg!.text!.split(" ");
+  if (how === "poison") Deno.kill(Deno.pid, "SIGKILL");
+  await new Promise((resolve) => setTimeout(resolve, Number(ms)));
+  note("end", id);
+});
+
+let leading = false;
+const handle = run(bot, {
+  inbox: createPostgresInbox<Update>({
+    connectionString,
+    maxAttempts: Number(maxAttempts),
+  }),
+  sink: { concurrency: Number(concurrency) },
+  runner: { silent: true, maxRetryInterval: 1000 },
+  onEvent: (event) => {
+    if (event.type !== "inbox") return;
+    note(event.level, `${event.message} ${event.error ?? ""}`);
+  },
+});
+handle.task()!.catch((error) => note("fatal", error));
+setInterval(() => {
+  const { inbox } = handle.stats();
+  if (inbox.leading !== leading) note(leading ? "follows" : "leads", "");
+  leading = inbox.leading === true;
+}, 20);
+note("ready", Deno.pid);
+Deno.addSignalListener("SIGTERM", () => {
+  note("stop", "");
+  handle.stop().then(() => {
+    note("stopped", "");
+    Deno.exit();
+  });
+});
