@@ -1,5 +1,10 @@
 import { nextTurn, sleep } from "./_time.ts";
-import type { PollEvent, RunnerEvent, RunnerStats } from "./events.ts";
+import type {
+  PollEvent,
+  RunnerEvent,
+  RunnerStats,
+  WorkerEvent,
+} from "./events.ts";
 import type { UpdateInbox } from "./inbox.ts";
 import type { TaskEnd, TaskObserver } from "./queue.ts";
 import type { UpdateSink } from "./sink.ts";
@@ -197,6 +202,10 @@ export class Run<Y> implements TaskObserver<Y> {
 
   onStop(callback: () => void | Promise<void>): void {
     this.#stopHooks.add(callback);
+  }
+
+  emit(event: WorkerEvent): void {
+    this.#parts.emit(event);
   }
 
   async #main(): Promise<void> {

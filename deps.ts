@@ -1,6 +1,9 @@
-/** The one place that names grammY. Its types only; nothing runs from here. */
-// deno-lint-ignore no-import-prefix -- raw files have no import map
+/** The one place that names grammY. Only what workers need is loaded to run. */
+// deno-lint-ignore-file no-import-prefix -- raw files have no import map
 import type { Api } from "npm:grammy@1";
+export { Bot, BotError, GrammyError, HttpError } from "npm:grammy@1";
+export type { BotConfig, Context } from "npm:grammy@1";
+export type { Api };
 export type { Message, Update, UserFromGetMe } from "npm:grammy@1/types";
 
 /**

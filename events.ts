@@ -1,4 +1,5 @@
 import { inspect } from "node:util";
+import type { WorkerError } from "./_threads_errors.ts";
 import type { TaskOutcome } from "./queue.ts";
 
 /**
@@ -26,6 +27,7 @@ import type { TaskOutcome } from "./queue.ts";
  */
 export type RunnerEvent<Y = unknown> =
   | PollEvent
+  | WorkerEvent
   | {
     /** The runner started. */
     type: "started";
@@ -156,6 +158,34 @@ export type PollEvent =
     downMs: number;
   };
 
+/** The part of the events that tells about the workers of `distribute`. */
+export type WorkerEvent =
+  | {
+    /** A worker is ready to handle updates. */
+    type: "worker-started";
+    /** Which one of its pool, counted from 1. */
+    worker: number;
+    /** Milliseconds that its start took. */
+    durationMs: number;
+  }
+  | {
+    /** A worker died or could not start. */
+    type: "worker-failed";
+    /** Which one of its pool, counted from 1. */
+    worker: number;
+    /** Why. */
+    error: WorkerError;
+    /** Number of updates that failed with it. */
+    failed: number;
+    /** Number of updates that are going to be run again. */
+    retried: number;
+    /**
+     * Milliseconds until a new one is started. `undefined` if none is, as no
+     * worker could ever start.
+     */
+    restartInMs: number | undefined;
+  };
+
 /**
  * What the runner is doing: not started yet; fetching; waiting to fetch again
  * after a failure; finishing updates during a stop; stopped; or stopped because
@@ -281,6 +311,16 @@ export function logEvent(event: RunnerEvent): void {
       break;
     case "stop-hook-failed":
       log("A function registered to run at the stop failed:", event.error);
+      break;
+    case "worker-failed":
+      log(
+        event.restartInMs === undefined
+          ? "The workers cannot start; all updates fail until the runner is started again:"
+          : `A worker failed, and with it this number of updates: ${event.failed}. A new one starts in ${
+            (event.restartInMs / 1000).toFixed(1)
+          } s:`,
+        event.error,
+      );
       break;
     case "fatal":
       log("The runner stops because of an error:", event.error);

@@ -18,12 +18,20 @@
  * @module
  */
 export { abortSignal } from "./_slot.ts";
+export { WorkerError } from "./_threads_errors.ts";
 export type { GrammySignal } from "./deps.ts";
+export {
+  distribute,
+  type DistributeMiddleware,
+  type DistributeOptions,
+  type WorkerResourceLimits,
+} from "./distribute.ts";
 export type {
   PollEvent,
   RunnerEvent,
   RunnerState,
   RunnerStats,
+  WorkerEvent,
 } from "./events.ts";
 export {
   type BotAdapter,
@@ -77,3 +85,4 @@ export {
   type WebhookSource,
   type WebhookSourceOptions,
 } from "./webhook.ts";
+export { BotWorker } from "./worker.ts";

@@ -1,4 +1,4 @@
-import { log } from "./events.ts";
+import { log, type WorkerEvent } from "./events.ts";
 
 /**
  * How the task of an element ended: its worker's promise resolved
@@ -74,6 +74,12 @@ export interface Slot {
    * @param callback The function to call
    */
   onStop(callback: () => void | Promise<void>): void;
+  /**
+   * Passes an event on to whoever observes the run that the task belongs to.
+   *
+   * @param event What happened
+   */
+  emit(event: WorkerEvent): void;
 }
 
 /**
@@ -139,6 +145,8 @@ export interface TaskObserver<Y> {
   handlerFailed(error: unknown, elem: Y): void;
   /** See {@link Slot.onStop}. */
   onStop(callback: () => void | Promise<void>): void;
+  /** See {@link Slot.emit}. */
+  emit?(event: WorkerEvent): void;
   /** The task of an element gave up its slot. */
   parked?(elem: Y): void;
   /** The task of an element has its slot back, and is about to go on. */
@@ -296,6 +304,10 @@ class Task<Y, R> implements Slot, TaskEnd<Y> {
 
   onStop(callback: () => void | Promise<void>): void {
     this.observer?.onStop(callback);
+  }
+
+  emit(event: WorkerEvent): void {
+    this.observer?.emit?.(event);
   }
 
   get error(): unknown {

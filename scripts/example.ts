@@ -15,8 +15,7 @@ const TO_CONSOLE: Record<string, string> = Deno.env.get("OTEL_DENO")
   : { OTEL_DENO: "true", OTEL_EXPORTER_OTLP_PROTOCOL: "console" };
 
 const names = [...Deno.readDirSync(new URL("../examples", import.meta.url))]
-  .filter(({ name }) => name.endsWith(".ts"))
-  .map(({ name }) => name.slice(0, -3))
+  .map(({ name }) => name.replace(/\.ts$/, ""))
   .sort();
 const [name] = Deno.args;
 if (Deno.args.length !== 1 || !names.includes(name)) {
@@ -30,12 +29,12 @@ let interrupted = false;
 Deno.addSignalListener("SIGINT", () => interrupted = true);
 
 if (Deno.env.get("BOT_TOKEN")) {
-  console.log(`Running examples/${name}.ts; Ctrl-C ends it`);
+  console.log(`Running the example ${name}; Ctrl-C ends it`);
   Deno.exit((await start().status).code);
 }
 
 console.log(
-  `Running examples/${name}.ts on a local server; set BOT_TOKEN to run it on Telegram`,
+  `Running the example ${name} on a local server; set BOT_TOKEN to run it on Telegram`,
 );
 await using server = await startBotApiServer({ latencyMilliseconds: 50 });
 await using postgres = name === "many_machines"
@@ -60,11 +59,12 @@ if (!complete) console.error("The example did not answer everyone");
 Deno.exitCode = complete && (code === 0 || signal === "SIGINT") ? 0 : 1;
 
 function start(env?: Record<string, string>): Deno.ChildProcess {
-  const path = new URL(`../examples/${name}.ts`, import.meta.url).href;
+  const file = name === "workers" ? `${name}/main.ts` : `${name}.ts`;
+  const path = new URL(`../examples/${file}`, import.meta.url).href;
   // These also start and kill themselves.
   const allow = ["durable", "many_machines"].includes(name)
     ? ["-A"]
-    : ["--allow-net", "--allow-env"];
+    : ["--allow-net", "--allow-env", "--allow-read"];
   const args = ["run", ...allow, path];
   if (name === "telemetry") env = { ...TO_CONSOLE, ...env };
   return new Deno.Command(Deno.execPath(), { args, env }).spawn();

@@ -6,6 +6,7 @@ import {
   type RunnerEvent,
   type RunnerStats,
 } from "../events.ts";
+import { WorkerError } from "../_threads_errors.ts";
 
 /** What is printed for an event: one string a line. */
 function linesOf(event: RunnerEvent): string[] {
@@ -21,6 +22,14 @@ function linesOf(event: RunnerEvent): string[] {
 }
 
 const error = new Error("the cause");
+
+const workerFailed = {
+  type: "worker-failed",
+  worker: 1,
+  error: new WorkerError("the worker"),
+  failed: 3,
+  retried: 0,
+} as const;
 
 const loud: [string, RunnerEvent, string[][]][] = [
   [
@@ -56,6 +65,16 @@ const loud: [string, RunnerEvent, string[][]][] = [
   ]],
   ["a fatal error", { type: "fatal", error }, [["stops", "the cause"]]],
   [
+    "a failed worker",
+    { ...workerFailed, restartInMs: 90 },
+    [["number of updates: 3", "starts in 0.1 s", "the worker"]],
+  ],
+  [
+    "the end of a pool",
+    { ...workerFailed, restartInMs: undefined },
+    [["all updates fail", "the worker"]],
+  ],
+  [
     "an error of the inbox",
     { type: "inbox", level: "error", message: "Disk full", error },
     [["Disk full", "the cause"]],
@@ -82,6 +101,7 @@ const quiet: RunnerEvent[] = [
   { type: "started", stats: () => ({}) as RunnerStats },
   { type: "received", updates: [{}] },
   { type: "poll", durationMs: 10, count: 5 },
+  { type: "worker-started", worker: 1, durationMs: 50 },
   { type: "stalled", afterMs: 40_000 }, // a failed poll follows
   { type: "ended", update: {}, outcome: "handled", waitedMs: 0, ranMs: 1 },
   {

@@ -2,6 +2,7 @@
 // called: that it compiles is the test.
 import * as runner from "@grammyjs/runner";
 import {
+  BotWorker,
   createBatchSink,
   createConcurrentSink,
   createMemoryInbox,
@@ -10,6 +11,7 @@ import {
   createSource,
   createUpdateFetcher,
   DecayingDeque,
+  distribute,
   type FetchOptions,
   run,
   type RunnerHandle,
@@ -25,6 +27,7 @@ import {
 } from "@grammyjs/runner";
 import { assertEquals } from "@std/assert";
 import {
+  type Api,
   Bot,
   type BotError,
   type Context,
@@ -40,7 +43,7 @@ function compiles(_body: () => unknown): void {}
 
 Deno.test("every name of 2.0.3 is exported", () => {
   const names = [
-    // `distribute` and `BotWorker` come with the support for several cores.
+    "BotWorker",
     "DecayingDeque",
     "createBatchSink",
     "createConcurrentSink",
@@ -48,6 +51,7 @@ Deno.test("every name of 2.0.3 is exported", () => {
     "createSequentialSink",
     "createSource",
     "createUpdateFetcher",
+    "distribute",
     "run",
     "sequentialize",
   ];
@@ -233,5 +237,31 @@ Deno.test("the lines in the table of the README type-check", () => {
     run(bot, { runner: { maxRetryInterval: 10_000 } });
     handle.task()?.catch(() => Deno.exit(1));
     handle.stats();
+  });
+});
+
+Deno.test("workers type-check as before", () => {
+  type MyContext = Context & SessionFlavor<{ count: number }>;
+  compiles(() => {
+    const bot = new Bot<MyContext>(token);
+    bot.use(distribute("./worker"));
+    bot.use(distribute<MyContext>("./worker", { count: 8 }));
+    const middleware: (ctx: MyContext) => Promise<void> = distribute(
+      "./worker",
+    );
+    bot.use(middleware);
+  });
+  compiles(() => {
+    const bot = new BotWorker<MyContext>(token, { client: { apiRoot: "" } });
+    bot.use(session({ initial: () => ({ count: 0 }) }));
+    bot.on("message", (ctx) => void ctx.session.count++);
+    bot.catch((error) => console.error(error.message));
+    bot.errorBoundary(() => {});
+    const api: Api = bot.api;
+    return api;
+  });
+  compiles(() => {
+    const bot = new Bot(token);
+    bot.use(distribute("./worker", { key: (ctx) => ctx.chat?.id.toString() }));
   });
 });

@@ -73,6 +73,28 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
       }
     });
 
+    Deno.test(`${name} runs a bot with workers by ${how}`, async () => {
+      const files = [`${lean}/worker.${extension}`, `${full}/worker`];
+      // Node 20 cannot run TypeScript.
+      if (id !== "node20") files.push(`${full}/worker.mts`);
+      for (const file of files) {
+        const program = file.replace(
+          /worker[^/]*$/,
+          `workers_bot.${extension}`,
+        );
+        const { stdout } = await run(command, [program, file]);
+        assertEquals(stdout.split("\n").sort(), [
+          "",
+          "Worker 1 crashed: uncaught",
+          "Worker 1 did not respond within 2000 ms",
+          "Worker 1 exited with code 3",
+          "closed",
+          "local_test_bot",
+          "thrown",
+        ]);
+      }
+    });
+
     const load = async (entryPoint: string) => {
       const path = `${full}/load.${extension}`;
       const code = extension === "mjs" ? "await import" : "require";

@@ -1,0 +1,2 @@
+// A worker file without a bot.
+export {};
