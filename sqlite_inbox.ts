@@ -60,11 +60,11 @@ export interface SqliteInboxOptions {
   synchronous?: "full" | "normal";
   /**
    * How many times the process may die while an update runs: an integer of at
-   * least 1. The last of these attempts is made while nothing else runs. As a
-   * death can still be a kill from outside, the update is set aside once that
-   * many deaths in a row hit it alone. Every other recent death, at which it was
-   * not running, proves that something else kills the process, and takes one
-   * more.
+   * least 1. The last of these attempts is made while nothing else runs, for
+   * some seconds; then the others go on. As a death can still be a kill from
+   * outside, the update is set aside once that many deaths in a row hit it alone.
+   * Every other death, at which it was not running, proves that something else
+   * kills the process, and takes one more, until a life lasts for a minute.
    *
    * @default 3
    */
