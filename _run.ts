@@ -42,6 +42,10 @@ export class Leftovers<Y> {
   /** What to call at the end of a leftover, by the key of its update. */
   readonly #running = new Map<unknown, (() => void)[]>();
 
+  get size(): number {
+    return this.#running.size;
+  }
+
   add(update: Y): void {
     this.#running.set(keyOf(update), []);
   }
@@ -55,7 +59,6 @@ export class Leftovers<Y> {
 
   /** Calls back at the end of the update; returns false if it is no leftover. */
   await(update: Y, callback: () => void): boolean {
-    if (this.#running.size === 0) return false;
     const callbacks = this.#running.get(keyOf(update));
     callbacks?.push(callback);
     return callbacks !== undefined;
@@ -91,6 +94,8 @@ export class Run<Y> implements TaskObserver<Y> {
   readonly #hurry = new AbortController();
   /** Aborts when the time for the stop is up. */
   readonly #expiry = new AbortController();
+  /** The same as its `aborted`, which is asked for after every update. */
+  #expired = false;
   /** Resolves when the fetching half has ended. */
   #received: Promise<void> = Promise.resolve();
   #receivedAll = false;
@@ -112,11 +117,9 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Whether the batch after that one was asked for. */
   #askedForMore = false;
   /**
-   * Updates of the newest batch that were neither handed to the sink nor stored
-   * durably; empty if the source cannot take anything back.
+   * Largest id of the updates that have been handed to the sink since the newest
+   * batch arrived; `Infinity` if all of that is stored durably.
    */
-  #untouched = new Set<Y>();
-  /** Largest id of the updates of the newest batch that were handed over. */
   #touchedId = -Infinity;
   /** Updates that a stop leaves on Telegram. */
   #left = new Set<Y>();
@@ -191,8 +194,12 @@ export class Run<Y> implements TaskObserver<Y> {
     // A task that resumes can take the room before anybody hears of it.
     if (this.#blockedSince !== undefined) this.#blockedSince = Date.now();
     this.#parts.leftovers.ended(elem);
-    this.#parts.onEnded(end, this.#receivedAt.get(elem as object));
-    if (this.#expiry.signal.aborted) return;
+    const { observed } = this.#parts;
+    this.#parts.onEnded(
+      end,
+      observed ? this.#receivedAt.get(elem as object) : undefined,
+    );
+    if (this.#expired) return;
     this.#settle(elem);
   }
 
@@ -259,7 +266,7 @@ export class Run<Y> implements TaskObserver<Y> {
       await Promise.race([this.#runHook(hook), expired]);
     }
     try {
-      if (!inbox.durable && this.#expiry.signal.aborted) {
+      if (!inbox.durable && this.#expired) {
         await this.#reportBuffered();
       }
       await inbox.close();
@@ -320,7 +327,6 @@ export class Run<Y> implements TaskObserver<Y> {
         if (!await this.#drainSource(generator, leading)) break;
         // Only who fetches confirms.
         this.#batch = [];
-        this.#untouched.clear();
       } finally {
         leading?.removeEventListener("abort", close);
         close();
@@ -378,7 +384,7 @@ export class Run<Y> implements TaskObserver<Y> {
       }
       this.#appended += batch.length;
       if (inbox.durable) {
-        this.#untouched.clear();
+        this.#touchedId = Infinity;
         if (this.stopping) this.#left = this.#leave();
       }
       if (leading?.aborted) return true;
@@ -392,7 +398,6 @@ export class Run<Y> implements TaskObserver<Y> {
     if (source.confirm) {
       this.#batch = batch;
       this.#touchedId = -Infinity;
-      this.#untouched = new Set(batch);
     }
     if (!observed) return;
     const now = Date.now();
@@ -412,7 +417,7 @@ export class Run<Y> implements TaskObserver<Y> {
     const acknowledged = source.acknowledged?.() ??
       (this.#askedForMore ? Infinity : -Infinity);
     return new Set(
-      [...this.#untouched].filter((update) => {
+      this.#batch.filter((update) => {
         const id = idOf(update)!;
         return id >= acknowledged && id > this.#touchedId;
       }),
@@ -422,11 +427,11 @@ export class Run<Y> implements TaskObserver<Y> {
   /** The half that handles: from the inbox into the sink. */
   async #handle(): Promise<void> {
     const { sink, inbox } = this.#parts;
-    while (!this.#expiry.signal.aborted) {
+    while (!this.#expired) {
       let room = sink.room();
       while (room < 1) {
         await this.#handOver([]);
-        if (this.#expiry.signal.aborted) return;
+        if (this.#expired) return;
         room = sink.room();
       }
       if (this.#held.length === 0) {
@@ -454,8 +459,9 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Hands updates to the sink, and waits until it has room for more. */
   async #handOver(batch: Y[]): Promise<void> {
-    const handed = this.#parts.sink.handle(batch, this);
-    this.#blockedSince = Date.now();
+    const { sink } = this.#parts;
+    const handed = sink.handle(batch, this);
+    if (sink.room() < 1) this.#blockedSince = Date.now();
     await handed;
     this.#blockedSince = undefined;
   }
@@ -501,18 +507,21 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Whether to hand an update to the sink. */
   #mayRun(update: Y): boolean {
     if (this.#left.size > 0 && this.#left.has(update)) return false;
-    const { leftovers } = this.#parts;
-    const isLeftover = leftovers.await(update, () => {
-      if (!this.#expiry.signal.aborted) this.#settle(update);
-    });
-    if (isLeftover) {
-      this.#outstanding++;
-      return false;
-    }
-    if (this.#untouched.delete(update)) {
-      this.#touchedId = Math.max(this.#touchedId, idOf(update)!);
-    }
+    if (this.#awaitLeftover(update)) return false;
+    const id = idOf(update);
+    if (id !== undefined && id > this.#touchedId) this.#touchedId = id;
     return true;
+  }
+
+  /** Whether an earlier run is still busy with the update. */
+  #awaitLeftover(update: Y): boolean {
+    const { leftovers } = this.#parts;
+    if (leftovers.size === 0) return false;
+    const isLeftover = leftovers.await(update, () => {
+      if (!this.#expired) this.#settle(update);
+    });
+    if (isLeftover) this.#outstanding++;
+    return isLeftover;
   }
 
   #settle(update: Y): void {
@@ -566,7 +575,7 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Gives up whatever has not ended. */
   #expire(): void {
-    if (this.#expiry.signal.aborted) return;
+    if (this.#expired) return;
     const { source, sink, inbox, leftovers } = this.#parts;
     const previous = this.#previous;
     if (previous) previous.#expire();
@@ -582,6 +591,7 @@ export class Run<Y> implements TaskObserver<Y> {
     this.#giveUp(this.#held);
     this.#held = [];
     this.#hurry.abort();
+    this.#expired = true;
     this.#expiry.abort(reason);
   }
 
