@@ -1,4 +1,5 @@
-import { Leftovers, Run } from "./_run.ts";
+import { Leftovers } from "./_leftovers.ts";
+import { Run } from "./_run.ts";
 import { linkSlot } from "./_slot.ts";
 import {
   logEvent,
