@@ -6,6 +6,22 @@ import type { TaskOutcome } from "./queue.ts";
  * Something that happened in a runner, as the option `onEvent` gets to know it.
  * The field `type` tells what, and so which other fields there are.
  *
+ * | Type | When | Fields |
+ * | ---- | ---- | ------ |
+ * | `started` | the runner started | `stats()`: its numbers, as of the handle |
+ * | `received` | updates arrived | `updates`: at least one, in their order |
+ * | `ended` | an update ended | `update`; `outcome`: `"handled"`, `"failed"` (`error` tells with what) or `"timedOut"`; `waitedMs`: milliseconds between its arrival and its end for which it did not run; `ranMs`: milliseconds for which it ran |
+ * | `handler-failed` | the error handler of the bot, or a timeout handler, failed itself | `error`; `update` |
+ * | `draining` | a stop began | `updates`: number of updates under way |
+ * | `confirm-failed` | the last request of a stop failed: handled updates may come again | `error` |
+ * | `stop-hook-failed` | a function that was registered to run at the stop failed | `error` |
+ * | `stopped` | the runner stopped | `unfinished`, `unstarted`: numbers of updates that were given up as the stop ran out of time |
+ * | `fatal` | the runner cannot go on; it finishes what it can and stops | `error`: what `task()` rejects with |
+ * | `inbox` | something worth knowing about the inbox | `message`; `level`: `"error"` or `"info"`; `error` and `update` if there is one |
+ *
+ * `received` and `ended` are made only if there is a hook to hear of them. The
+ * other types are those of {@link PollEvent} and {@link WorkerEvent}.
+ *
  * @typeParam Y Type of the updates
  *
  * @example
@@ -113,6 +129,13 @@ export type RunnerEvent<Y = unknown> =
 /**
  * The part of {@link RunnerEvent} that tells about fetching.
  *
+ * | Type | When | Fields |
+ * | ---- | ---- | ------ |
+ * | `poll` | a call to `getUpdates` was answered | `durationMs`: milliseconds that it took; `count`: number of updates that it brought |
+ * | `poll-failed` | a call failed and is going to be repeated | `error`; `failures`: number of failures in a row, from 1; `retryInMs`: milliseconds until the next try; `hint`: what to do about it, where that is known |
+ * | `stalled` | a call took longer than it can, and was abandoned | `afterMs`: milliseconds after which it was |
+ * | `recovered` | fetching works again | `failures`: number of failures in a row before; `downMs`: milliseconds since the first of them |
+ *
  * @example
  * ```ts
  * import type { PollEvent } from "@grammyjs/runner";
@@ -158,7 +181,23 @@ export type PollEvent =
     downMs: number;
   };
 
-/** The part of the events that tells about the workers of `distribute`. */
+/**
+ * The part of {@link RunnerEvent} that tells about the workers of `distribute`.
+ *
+ * | Type | When | Fields |
+ * | ---- | ---- | ------ |
+ * | `worker-started` | a worker is ready to handle updates | `worker`: which one of its pool, from 1; `durationMs`: milliseconds that its start took |
+ * | `worker-failed` | a worker died or could not start | `worker`; `error`; `failed`, `retried`: numbers of updates that failed with it, and that are going to be run again; `restartInMs`: milliseconds until a new one is started, `undefined` if none is |
+ *
+ * @example
+ * ```ts
+ * import type { WorkerEvent } from "@grammyjs/runner";
+ *
+ * function isLost(event: WorkerEvent): boolean {
+ *   return event.type === "worker-failed" && event.restartInMs === undefined;
+ * }
+ * ```
+ */
 export type WorkerEvent =
   | {
     /** A worker is ready to handle updates. */

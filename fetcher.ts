@@ -449,7 +449,9 @@ function judge(error: unknown): Verdict {
         : {};
     }
     default:
-      return {};
+      return isTimeout(error)
+        ? { hint: "Telegram cannot be reached, or it does not answer in time." }
+        : {};
   }
 }
 

@@ -148,8 +148,9 @@ export interface UpdateInbox<Y> {
 export interface MemoryInboxOptions {
   /**
    * Number of updates that are held ready to be handled, so that handlers need
-   * not wait for the network. An integer of at least 1. With fewer, more is left
-   * on Telegram for another process when this one stops.
+   * not wait for the network; the batch that is fetched while fewer are there
+   * comes on top, with no more than as many. An integer of at least 1. With fewer,
+   * more is left on Telegram for another process when this one stops.
    *
    * @default 100
    */

@@ -140,7 +140,18 @@ export function sequentialize<C extends { update: object }>(): (
   ctx: C,
   next: () => void | Promise<void>,
 ) => Promise<void>;
-/** The same with constraints of your own. */
+/**
+ * The same with constraints of your own.
+ *
+ * @example
+ * ```ts
+ * import { sequentialize } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * const bot = new Bot("123456:token");
+ * bot.use(sequentialize((ctx) => ctx.chat?.id.toString()));
+ * ```
+ */
 export function sequentialize<C>(
   constraint: (
     ctx: C,

@@ -147,7 +147,11 @@ export interface SinkOptions<Y> {
    * @default 500
    */
   concurrency?: number;
-  /** Time limit for each update. None by default. */
+  /**
+   * Time limit for each update: `milliseconds`, above 0, for which it may run, and
+   * a `handler` that is called with each update that exceeds it, and with the
+   * promise of its processing, which goes on. None by default.
+   */
   timeout?: {
     /**
      * How long an update may run, in milliseconds; above 0. The time for which

@@ -92,7 +92,7 @@ function footer(): string {
   return [
     `${mode} · load ${telegram.rate}/s · answers after ${answer} · ${
       count(telegram.unconfirmed)
-    } wait on Telegram`,
+    } waiting on Telegram`,
     `[+/-] load  [f]lood  [o]utage  ${key}  [q]uit`,
   ].join("\n");
 }

@@ -3,8 +3,8 @@ import { parseArgs } from "node:util";
 
 const HELP = `Usage: deno task demo [options]
 
-  --rate N      Messages per second to begin with, at least 0 (default: 100)
-  --seconds N   Stop after that many seconds
+  --rate N      Messages per second to begin with, 0 to 10,000 (default: 100)
+  --seconds N   Stop after that many seconds, more than 0
   --help        Print this
 
 Set BOT_TOKEN to run on Telegram; then you are the one who writes messages.`;
@@ -32,17 +32,24 @@ export function readOptions(): DemoOptions {
     }
     const read = (
       name: "rate" | "seconds",
+      rule: string,
       isValid: (n: number) => boolean,
     ) => {
       const text = values[name];
       if (text === undefined) return undefined;
       const n = Number(text);
       if (text.trim() !== "" && isValid(n)) return n;
-      throw new RangeError(`--${name} is out of bounds: received ${text}`);
+      throw new RangeError(
+        `--${name} must be a number ${rule}: received ${text}`,
+      );
     };
     return {
-      rate: read("rate", (n) => n >= 0 && n <= 10_000)!,
-      seconds: read("seconds", (n) => n > 0 && n <= 2 ** 31 / 1000 - 1),
+      rate: read("rate", "from 0 to 10,000", (n) => n >= 0 && n <= 10_000)!,
+      seconds: read(
+        "seconds",
+        "above 0",
+        (n) => n > 0 && n <= 2 ** 31 / 1000 - 1,
+      ),
     };
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${HELP}`);

@@ -12,10 +12,9 @@ function runBot(name: string): void {
   const bot = new Bot(Deno.env.get("BOT_TOKEN")!, {
     client: { apiRoot: Deno.env.get("BOT_API_ROOT") },
   });
-  let handled = 0;
   bot.on("message:text", async (ctx) => {
-    // The first machine dies in the middle of its second update.
-    if (name === "1" && ++handled === 2) Deno.kill(Deno.pid, "SIGKILL");
+    // The machine that gets the first update dies in the middle of it.
+    if (isFirstUpdate()) Deno.kill(Deno.pid, "SIGKILL");
     await new Promise((resolve) => setTimeout(resolve, 300));
     await ctx.reply(`Machine ${name} got: ${ctx.msg.text}`);
   });
@@ -29,14 +28,25 @@ function runBot(name: string): void {
   Deno.addSignalListener("SIGINT", () => handle.stop().then(() => Deno.exit()));
 }
 
+/** Only one machine can make a directory. */
+function isFirstUpdate(): boolean {
+  try {
+    Deno.mkdirSync(Deno.env.get("FIRST_UPDATE")!);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Starts the machines, and tells when one has died. */
 async function startMachines(count: number): Promise<void> {
+  const dir = Deno.makeTempDirSync();
   const machines = Array.from(
     { length: count },
     (_, i) =>
       new Deno.Command(Deno.execPath(), {
         args: ["run", "-A", import.meta.url],
-        env: { MACHINE: `${i + 1}` },
+        env: { MACHINE: `${i + 1}`, FIRST_UPDATE: `${dir}/first` },
       }).spawn(),
   );
   Deno.addSignalListener("SIGINT", () => {
@@ -54,5 +64,6 @@ async function startMachines(count: number): Promise<void> {
       console.log(`Machine ${i + 1} has died; the others take over in 12 s`);
     }
   }));
+  Deno.removeSync(dir, { recursive: true });
   Deno.exit();
 }
