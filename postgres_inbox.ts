@@ -204,6 +204,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   /** From so many deaths on, an update runs alone, or not at all. */
   readonly #aloneFrom: number;
   readonly #asideFrom: number;
+  /** Whether a run has the inbox, from the first moment of opening on. */
+  #isInUse = false;
   /** Set iff the inbox is open. */
   #session: Session<Y> | undefined;
   /**
@@ -240,20 +242,36 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async open(run: InboxRun<Y>): Promise<void> {
-    const { botId, signal, emit } = run;
-    signal.throwIfAborted();
-    if (!Number.isInteger(botId)) {
+    run.signal.throwIfAborted();
+    if (!Number.isInteger(run.botId)) {
       throw new TypeError(
-        `Cannot open inbox: the id of the bot must be known, pass botId to createRunner: received ${botId}`,
+        `Cannot open inbox: the id of the bot must be known, pass botId to createRunner: received ${run.botId}`,
       );
     }
-    if (this.#session !== undefined) {
+    if (this.#isInUse) {
       throw new Error(
         "Cannot open inbox: it must be used by one runner: it is open already",
       );
     }
+    this.#isInUse = true;
+    try {
+      this.#session = await this.#connect(run, run.botId!);
+    } catch (error) {
+      this.#isInUse = false;
+      throw error;
+    }
+    this.#repeating = [
+      this.#beat(this.#session),
+      this.#keepHouse(this.#session),
+    ];
+  }
+
+  async #connect(
+    { signal, emit }: InboxRun<Y>,
+    botId: number,
+  ): Promise<Session<Y>> {
     const outage = new Outage(emit);
-    const queue = new PostgresQueue(this.#connectionString, botId!, {
+    const queue = new PostgresQueue(this.#connectionString, botId, {
       error: (error) => report(error, outage, emit),
       warning: (message) => emit({ type: "inbox", level: "info", message }),
     });
@@ -288,11 +306,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         { cause: error },
       );
     }
-    this.#session = { emit, queue, claims, leadership, outage, closing };
-    this.#repeating = [
-      this.#beat(this.#session),
-      this.#keepHouse(this.#session),
-    ];
+    return { emit, queue, claims, leadership, outage, closing };
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
@@ -361,6 +375,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const session = this.#session;
     if (session === undefined) return;
     this.#session = undefined;
+    this.#isInUse = false;
     const { queue, claims, leadership, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {

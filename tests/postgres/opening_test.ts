@@ -1,0 +1,42 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { createPostgresInbox } from "../../postgres_inbox.ts";
+import { PostgresServer } from "../../scripts/postgres.ts";
+
+let postgres: PostgresServer;
+Deno.test.beforeAll(async () => void (postgres = await PostgresServer.start()));
+Deno.test.afterAll(() => postgres[Symbol.asyncDispose]());
+
+const NEVER = new AbortController().signal;
+
+Deno.test("of two runs that open an inbox at once, one gets it", async () => {
+  const connectionString = await postgres.createDatabase();
+  const inbox = createPostgresInbox({ connectionString });
+  const open = (botId: number) =>
+    inbox.open({ botId, signal: NEVER, emit() {} });
+  const first = open(1);
+  await assertRejects(() => open(2), Error, "it is open already");
+  await first;
+  await inbox.append([{ update_id: 5 }], NEVER);
+  await inbox.close();
+  await open(2);
+  await inbox.append([{ update_id: 6 }], NEVER);
+  await inbox.close();
+  assertEquals(
+    await postgres.query(
+      "SELECT name FROM grammy_runner.job ORDER BY name",
+      connectionString,
+    ),
+    ["bot-1", "bot-2"],
+  );
+});
+
+Deno.test("an inbox that could not be opened can be opened later", async () => {
+  const connectionString = postgres.url("later");
+  const inbox = createPostgresInbox({ connectionString });
+  const run = { botId: 1, signal: NEVER, emit() {} };
+  await assertRejects(() => inbox.open(run), Error, "does not exist");
+  await postgres.query("CREATE DATABASE later");
+  await inbox.open(run);
+  assert(inbox.stats!().running === 0);
+  await inbox.close();
+});
