@@ -59,6 +59,9 @@ export class PostgresQueue {
   readonly #boss: PgBoss;
   readonly #db: Db;
   #listener: { close(): Promise<void> } | undefined;
+  /** Set while it is opened, even if nobody waits for that any longer. */
+  #opening: Promise<void> | undefined;
+  #isClosed = false;
 
   constructor(
     connectionString: string,
@@ -86,13 +89,19 @@ export class PostgresQueue {
       maintenanceIntervalSeconds: 3600,
     };
     this.#boss = new PgBoss(options);
-    this.#boss.on("error", on.error);
+    // What is closed while it connects has nothing to tell.
+    this.#boss.on("error", (error) => this.#isClosed || on.error(error));
     this.#boss.on("warning", ({ message }) => on.warning(message));
     this.#db = this.#boss.getDb();
   }
 
   /** Connects, and creates whatever is missing. Can be called again if it fails. */
-  async open(wake: () => void): Promise<void> {
+  open(wake: () => void): Promise<void> {
+    return this.#opening ??= this.#open(wake)
+      .finally(() => this.#opening = undefined);
+  }
+
+  async #open(wake: () => void): Promise<void> {
     await this.#boss.start();
     const { rows } = await this.#db.executeSql("SHOW server_version_num");
     const version = Number(rows[0].server_version_num);
@@ -115,6 +124,7 @@ export class PostgresQueue {
       // When an update is set aside is up to the inbox.
       retryLimit: 2 ** 31 - 1,
     });
+    if (this.#isClosed) return;
     this.#listener ??= await this.#db.listen!(
       CHANNEL,
       (name) => name === this.name && wake(),
@@ -122,8 +132,10 @@ export class PostgresQueue {
     );
   }
 
-  /** Ends without waiting for handlers. */
+  /** Ends without waiting for handlers; undoes an `open` that is under way. */
   async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#opening?.catch(() => {}); // whoever opens it gets to know
     await this.#listener?.close();
     await this.#boss.stop({ graceful: false });
   }

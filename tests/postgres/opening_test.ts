@@ -1,6 +1,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { createPostgresInbox } from "../../postgres_inbox.ts";
 import { PostgresServer } from "../../scripts/postgres.ts";
+import { waitUntil } from "./_machines.ts";
+import { Proxy } from "./_proxy.ts";
 
 let postgres: PostgresServer;
 Deno.test.beforeAll(async () => void (postgres = await PostgresServer.start()));
@@ -39,4 +41,40 @@ Deno.test("an inbox that could not be opened can be opened later", async () => {
   await inbox.open(run);
   assert(inbox.stats!().running === 0);
   await inbox.close();
+});
+
+Deno.test("a stop at any moment of the opening leaves no connection behind", async () => {
+  const connectionString = await postgres.createDatabase();
+  const inbox = createPostgresInbox({ connectionString });
+  const run = { botId: 1, signal: NEVER, emit() {} };
+  await inbox.open(run);
+  await inbox.close();
+  await using proxy = new Proxy(connectionString);
+  proxy.latency = 5;
+  const inboxes = Array.from({ length: 20 }, () =>
+    createPostgresInbox({
+      connectionString: proxy.url,
+    }));
+  const events: unknown[] = [];
+  const opened = await Promise.all(inboxes.map(async (inbox, i) => {
+    const signal = AbortSignal.timeout(i * 15);
+    const emit = (event: unknown) => void events.push(event);
+    try {
+      await inbox.open({ botId: 1, signal, emit });
+    } catch (error) {
+      assert(error === signal.reason, `${error}`);
+      return false;
+    }
+    await inbox.close();
+    return true;
+  }));
+  assert(opened.includes(false));
+  const connections = () =>
+    postgres.query(
+      `SELECT query FROM pg_stat_activity
+       WHERE application_name LIKE 'grammy%' AND datname = current_database()`,
+      connectionString,
+    );
+  await waitUntil(async () => (await connections()).length === 0, 10);
+  assertEquals(events, []);
 });
