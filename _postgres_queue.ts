@@ -2,6 +2,8 @@ import "./_postgres_runtime.ts";
 // deno-lint-ignore no-import-prefix -- raw files have no import map
 import { type Db, PgBoss } from "npm:pg-boss@^12.38";
 
+export type { Db };
+
 /** The schema that holds the tables of pg-boss; no other program uses it. */
 const SCHEMA = "grammy_runner";
 /** The channel that tells all machines of new updates. */
@@ -140,18 +142,21 @@ export class PostgresQueue {
     await this.#boss.stop({ graceful: false });
   }
 
-  /** The process of the server behind a connection that was free just now. */
-  async backend(): Promise<number> {
-    const { rows } = await this.#db.executeSql(
-      "SELECT pg_backend_pid() AS pid",
-    );
-    return rows[0].pid;
+  /**
+   * Calls a function during a transaction, with the process of the server that
+   * this keeps busy.
+   */
+  async whileBusy(run: (backend: number) => Promise<void>): Promise<void> {
+    await this.#transaction(async (db) => {
+      const { rows } = await db.executeSql("SELECT pg_backend_pid() AS pid");
+      await run(rows[0].pid);
+    });
   }
 
   /**
    * Adds updates in this order; known ones are dropped. Returns how many were new.
    *
-   * @param db The connection that holds the lock, see {@link Leadership}
+   * @param db The session of the leader, see {@link Leadership.write}
    */
   async append(entries: Entry[], db: Db): Promise<number> {
     const jobs = entries.map(({ id, key, json }) => ({

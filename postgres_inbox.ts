@@ -21,6 +21,7 @@ import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
 import { isPassing, Outage } from "./_postgres_outage.ts";
 import {
+  type Db,
   type Entry,
   HEARTBEAT_SECONDS,
   type Job,
@@ -278,7 +279,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const leadership = new Leadership(
       this.#connectionString,
       `grammy_runner/${queue.name}`,
-      () => queue.backend(),
+      (run) => queue.whileBusy(run),
     );
     const closing = new AbortController();
     const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
@@ -332,13 +333,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const store = async () => {
       await leadership.acquire(signal);
       signal.throwIfAborted();
-      try {
-        this.#waiting += await queue.append(entries, leadership.db);
-      } catch (error) {
-        // Who knows what has become of the connection.
-        leadership.lose();
-        throw error;
-      }
+      const write = (db: Db) => queue.append(entries, db);
+      this.#waiting += await leadership.write(write);
     };
     await prompt(() => outage.retry(store, signal), signal);
     this.#look();

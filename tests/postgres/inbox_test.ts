@@ -238,9 +238,11 @@ Deno.test("a leader whose connection ends leads no more, and stores nothing", as
 
 Deno.test("the server takes the lead away from a machine that is silent", async () => {
   const url = await postgres.createDatabase();
-  const leadership = new Leadership(url, "test", () => Promise.resolve(0));
+  const leadership = new Leadership(url, "test", (run) => run(0));
   await leadership.acquire(NEVER);
-  const { rows } = await leadership.db.executeSql("SHOW idle_session_timeout");
+  const { rows } = await leadership.write((db) =>
+    db.executeSql("SHOW idle_session_timeout")
+  );
   assertEquals(rows, [{ idle_session_timeout: "15s" }]);
   await leadership.close();
 });
@@ -248,14 +250,13 @@ Deno.test("the server takes the lead away from a machine that is silent", async 
 Deno.test("a pooler in transaction mode is told by two connections with one session", async () => {
   const url = await postgres.createDatabase();
   // What such a pooler does: the same session is behind all connections.
-  const behind = async () =>
-    Number(
-      (await postgres.query(
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'grammy_runner lead'",
-        url,
-      ))[0],
+  const leadership = new Leadership(url, "test", async (run) => {
+    const [pid] = await postgres.query(
+      "SELECT pid FROM pg_stat_activity WHERE application_name = 'grammy_runner lead'",
+      url,
     );
-  const leadership = new Leadership(url, "test", behind);
+    await run(Number(pid));
+  });
   await assertRejects(
     () => leadership.acquire(NEVER),
     TypeError,
@@ -263,6 +264,30 @@ Deno.test("a pooler in transaction mode is told by two connections with one sess
   );
   await leadership.close();
 });
+
+for (
+  const [what, sql] of [
+    ["another session", "SELECT pg_advisory_unlock_all()"],
+    [
+      "a session that others have used",
+      "SELECT set_config('grammy_runner.session', 'other', false)",
+    ],
+  ]
+) {
+  Deno.test(`a leader that a pooler has put ${what} behind stores nothing`, async () => {
+    const url = await postgres.createDatabase();
+    const leadership = new Leadership(url, "test", (run) => run(0));
+    const term = await leadership.acquire(NEVER);
+    await leadership.write((db) => db.executeSql(sql));
+    await assertRejects(
+      () => leadership.write(() => Promise.reject("written")),
+      TypeError,
+      "received a pooler in transaction mode",
+    );
+    assert(term.aborted);
+    await leadership.close();
+  });
+}
 
 Deno.test("what was taken and not started is free for others at once", async () => {
   const url = await postgres.createDatabase();
