@@ -27,6 +27,7 @@ import {
   type Job,
   PostgresQueue,
 } from "./_postgres_queue.ts";
+import { isPostgresUrl } from "./_postgres_url.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -143,11 +144,11 @@ export function createPostgresInbox<Y extends { update_id: number }>(
     key = keyOf,
     maxBacklog = 5000,
     maxAttempts = 3,
-  } = options;
-  if (!/^postgres(ql)?:\/\//.test(connectionString ?? "")) {
+  } = options ?? {} as Partial<PostgresInboxOptions<Y>>;
+  if (!isPostgresUrl(connectionString)) {
     throw new TypeError(
       // It can hold a password.
-      `Cannot create inbox: connectionString must start with postgres:// or postgresql://: received ${
+      `Cannot create inbox: connectionString must start with postgres:// or postgresql:// and be a valid URL, with special characters in the password percent-encoded: received ${
         typeof connectionString === "string"
           ? "another string"
           : connectionString
@@ -161,7 +162,7 @@ export function createPostgresInbox<Y extends { update_id: number }>(
   }
   checkCount("maxBacklog", maxBacklog);
   checkCount("maxAttempts", maxAttempts);
-  return new QueueInbox(connectionString!, key, maxBacklog, maxAttempts);
+  return new QueueInbox(connectionString, key, maxBacklog, maxAttempts);
 }
 
 function checkCount(name: string, value: number): void {

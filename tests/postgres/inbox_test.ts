@@ -94,8 +94,9 @@ Deno.test("bad options are refused with what is wrong about them", () => {
     TypeError,
     "received undefined",
   );
-  const secret = assertThrows(create({ connectionString: "my:secret" }));
-  assert(!`${secret}`.includes("secret"));
+  for (const none of [undefined, null]) {
+    assertThrows(create(none), TypeError, "received undefined");
+  }
   assertThrows(create({ connectionString, key: "chat" }), TypeError, "key");
   for (const bad of [0, -1, 1.5, NaN, Infinity, "5"]) {
     for (const name of ["maxBacklog", "maxAttempts"]) {
@@ -106,6 +107,29 @@ Deno.test("bad options are refused with what is wrong about them", () => {
       );
     }
   }
+});
+
+Deno.test("no error tells the password", async () => {
+  for (
+    const connectionString of [
+      "my:secret",
+      "postgres://user:p#secret@127.0.0.1/x",
+      "postgres://user:5#secret@127.0.0.1/x",
+      "postgres://user:5/secret@127.0.0.1/x",
+      "postgres://user:secret@127.0.0.1:99999/x",
+    ]
+  ) {
+    const error = assertThrows(
+      () => createPostgresInbox({ connectionString }),
+      TypeError,
+      "connectionString must",
+    );
+    assert(!Deno.inspect(error).includes("secret"));
+  }
+  const url = new URL(postgres.url("nowhere"));
+  url.password = "secret@/#";
+  const error = await assertRejects(() => openInbox(url.href), Error);
+  assert(!Deno.inspect(error).includes("secret"));
 });
 
 Deno.test("an inbox is opened once, for a bot that is known, with updates that have ids", async () => {
