@@ -28,6 +28,7 @@ import {
   PostgresQueue,
 } from "./_postgres_queue.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
+import { ALONE_MS, aloneMs } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -61,7 +62,7 @@ export interface PostgresInboxOptions<Y> {
   /**
    * How many machines may die while an update runs: an integer of at least 1.
    * From the last of these attempts on, it runs while nothing else does on its
-   * machine. As a death can still be a kill from outside, the update is set aside
+   * machine, for some seconds; then the others go on. As a death can still be a kill from outside, the update is set aside
    * once that many machines have died of it alone.
    *
    * @default 3
@@ -216,8 +217,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
-  /** Whether one of them runs here. */
+  /** Whether one of them runs here by itself. */
   #alone = false;
+  /** The ids of updates that run here and may kill the process yet. */
+  readonly #dangerous = new Set<number>();
+  /** Set while such an update runs, or waits for the others to end. */
+  #patience: ReturnType<typeof setTimeout> | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
   /** What is done until the inbox is closed; never rejects. */
@@ -287,7 +292,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       this.#waiting += left;
       this.#look();
     });
-    this.#wary = this.#alone = false;
+    this.#wary = false;
+    this.#dangerous.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
@@ -344,27 +350,29 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async take(limit: number, signal: AbortSignal): Promise<Y[]> {
-    const { claims } = this.#opened();
+    this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || claims.size === 0) {
+      if (!this.#wary || this.#dangerous.size === 0) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
         if (updates.length > 0) return updates;
         if (this.#news) continue;
-      }
+      } else this.#waitAtMost(ALONE_MS);
       await waitFor(LOOK_MS, signal, (wake) => this.#wakeTake = wake);
     }
   }
 
   settle(update: Y): void | Promise<void> {
+    this.#isHarmless(update);
     return this.#session?.claims.settle(update);
   }
 
   giveBack(updates: Y[]): void {
     if (this.#session === undefined) return;
     const { claims, outage, emit } = this.#session;
+    for (const update of updates) this.#isHarmless(update);
     claims.giveBack(updates).catch((error) => report(error, outage, emit));
   }
 
@@ -373,6 +381,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     if (session === undefined) return;
     this.#session = undefined;
     this.#isInUse = false;
+    this.#stopWaiting();
     const { queue, claims, leadership, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {
@@ -502,10 +511,15 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       job.retryCount >= this.#aloneFrom && job.retryCount < this.#asideFrom &&
       !claims.has(job)
     );
-    const canRunAlone = jobs.length === 1 && claims.size === 0;
+    const canRunAlone = jobs.length === 1 && this.#dangerous.size === 0;
     this.#wary = suspects.length > 0;
-    this.#alone = this.#wary && canRunAlone;
-    if (!this.#wary || this.#alone) return jobs;
+    this.#stopWaiting();
+    if (!this.#wary) return jobs;
+    if (canRunAlone) {
+      this.#alone = true;
+      this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
+      return jobs;
+    }
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
   }
@@ -516,10 +530,34 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       const update: Y = JSON.parse(job.json);
       if (job.retryCount >= this.#asideFrom && !session.claims.has(job)) {
         this.#setAside(session, job, update);
-      } else if (session.claims.add(job, update)) updates.push(update);
+      } else if (session.claims.add(job, update)) {
+        this.#dangerous.add(update.update_id);
+        updates.push(update);
+      }
     }
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
     return updates;
+  }
+
+  /** Goes on after a while even though what runs does not end. */
+  #waitAtMost(ms: number): void {
+    this.#patience ??= setTimeout(() => {
+      this.#dangerous.clear();
+      this.#stopWaiting();
+      this.#look();
+    }, ms);
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
+    this.#alone = false;
+  }
+
+  /** It has ended, or it is not going to run. */
+  #isHarmless({ update_id }: Y): void {
+    if (!this.#dangerous.delete(update_id)) return;
+    if (this.#dangerous.size === 0) this.#stopWaiting();
   }
 
   async #setAside(session: Session<Y>, job: Job, update: Y): Promise<void> {
@@ -581,7 +619,10 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#waiting = waiting;
     this.#aside = aside;
     // Others may have run them.
-    if (suspects === 0 && !this.#alone) this.#wary = false;
+    if (suspects === 0 && !this.#alone) {
+      this.#wary = false;
+      this.#stopWaiting();
+    }
     if (waiting < this.#maxBacklog) this.#wakeAppend?.();
   }
 }

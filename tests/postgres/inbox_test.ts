@@ -393,6 +393,25 @@ Deno.test("an update that machines have died of runs alone", async () => {
   assertEquals(ids(await others), [4]);
 });
 
+Deno.test("an update that machines have died of is not waited for, and does not wait, for ever", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1), NEVER);
+  const [long] = await takeAll(inbox, 1);
+  await inbox.append(tiny(2), NEVER);
+  await recordDeaths(url, 2, 2);
+  const taking = inbox.take(9, NEVER);
+  await sleep(1500);
+  await inbox.append(tiny(3, 4), NEVER);
+  // The first one does not end.
+  const [suspect, ...others] = await taking;
+  assertEquals([suspect.update_id, others], [2, []]);
+  // Neither does this one.
+  assertEquals(ids(await takeAll(inbox, 2)), [3, 4]);
+  inbox.settle(suspect);
+  await inbox.settle(long);
+});
+
 Deno.test("a machine that is busy goes on when another one has run the update that machines died of", async () => {
   const url = await postgres.createDatabase();
   await using a = await openInbox(url);
