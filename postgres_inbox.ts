@@ -19,7 +19,7 @@
 import { keyOf } from "./_key.ts";
 import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
-import { isPassing, Outage } from "./_postgres_outage.ts";
+import { hintOf, isPassing, Outage } from "./_postgres_outage.ts";
 import {
   type Db,
   type Entry,
@@ -309,7 +309,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       if (error instanceof RangeError) throw error;
       throw new Error(
         `Cannot open inbox: connectionString must lead to a database that can be used: ${
-          (error as Error).message
+          hintOf(error) ?? (error as Error).message
         }`,
         { cause: error },
       );

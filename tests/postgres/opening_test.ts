@@ -78,3 +78,28 @@ Deno.test("a stop at any moment of the opening leaves no connection behind", asy
   await waitUntil(async () => (await connections()).length === 0, 10);
   assertEquals(events, []);
 });
+
+Deno.test("settings that never work end opening with what is wrong", async () => {
+  const connectionString = await postgres.createDatabase();
+  await postgres.query("CREATE ROLE careful LOGIN PASSWORD 'x'");
+  const hba = `${postgres.dir}/pg_hba.conf`;
+  const rule = "host all careful 127.0.0.1/32 scram-sha-256\n";
+  Deno.writeTextFileSync(hba, rule + Deno.readTextFileSync(hba));
+  await postgres.query("SELECT pg_reload_conf()");
+  const open = (change: (url: URL) => void) => {
+    const url = new URL(connectionString);
+    change(url);
+    const inbox = createPostgresInbox({ connectionString: url.href });
+    return inbox.open({ botId: 1, signal: NEVER, emit() {} });
+  };
+  await assertRejects(
+    () => open((url) => url.username = "careful"),
+    Error,
+    "the password is missing in connectionString",
+  );
+  await assertRejects(
+    () => open((url) => url.search = "?sslmode=verify-full"),
+    Error,
+    "connectionString asks for SSL, which the server does not have",
+  );
+});
