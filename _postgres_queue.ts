@@ -105,13 +105,20 @@ export class PostgresQueue {
 
   async #open(wake: () => void): Promise<void> {
     await this.#boss.start();
-    const { rows } = await this.#db.executeSql("SHOW server_version_num");
-    const version = Number(rows[0].server_version_num);
+    const { rows: [{ version, encoding }] } = await this.#db.executeSql(
+      `SELECT current_setting('server_version_num')::int AS version,
+         current_setting('server_encoding') AS encoding`,
+    );
     if (version < 140000) {
       throw new RangeError(
         `Cannot open inbox: PostgreSQL must be version 14 or later: received ${
           Math.floor(version / 10000)
         }`,
+      );
+    }
+    if (encoding !== "UTF8") {
+      throw new RangeError(
+        `Cannot open inbox: the encoding of the database must be UTF8: received ${encoding}`,
       );
     }
     const keep = { retentionSeconds: NEVER, deleteAfterSeconds: NEVER };
@@ -264,6 +271,11 @@ export class PostgresQueue {
   async putBack(updateId: number): Promise<boolean> {
     const id = this.#jobId(updateId);
     const found = await this.#transaction(async (db) => {
+      // Of two calls at once, only one finds it.
+      await db.executeSql(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+        [`grammy_runner/${this.#aside}`],
+      );
       const [job] = await this.#boss.findJobs<StoredAside>(this.#aside, {
         id,
         db,

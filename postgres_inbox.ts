@@ -16,6 +16,7 @@
  *
  * @module
  */
+import { createHash } from "node:crypto";
 import { keyOf } from "./_key.ts";
 import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
@@ -99,6 +100,8 @@ export interface PostgresInbox<Y> extends UpdateInbox<Y> {
    *
    * @param id The `update_id`
    * @returns Whether there was one with this id
+   * @throws {RangeError} If the id is not an integer of at least 0
+   * @throws {TypeError} If the id is not a number
    */
   release(id: number): Promise<boolean>;
 }
@@ -185,6 +188,8 @@ const OPEN_MS = 60_000;
 const CLOSE_MS = 5000;
 /** A queue that is longer needs good plans. */
 const MANY = 500;
+/** What PostgreSQL can put into an index as it is. */
+const PLAIN_KEY = /^[ -~]{1,200}$/;
 /** The most to take at once. */
 const MOST = 1000;
 
@@ -427,6 +432,16 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async release(id: number): Promise<boolean> {
+    if (typeof id !== "number") {
+      throw new TypeError(
+        `Cannot release update: id must be a number: received ${id}`,
+      );
+    }
+    if (!(Number.isSafeInteger(id) && id >= 0)) {
+      throw new RangeError(
+        `Cannot release update: id must be an integer of at least 0: received ${id}`,
+      );
+    }
     const { queue } = this.#opened();
     const released = await queue.putBack(id);
     await this.#count(queue);
@@ -457,7 +472,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   #keyOf(update: Y): string {
     const key = this.#key(update) || `update:${update.update_id}`;
-    if (typeof key === "string") return key;
+    if (typeof key === "string") {
+      return PLAIN_KEY.test(key)
+        ? key
+        : createHash("sha256").update(key).digest("hex");
+    }
     throw new TypeError(
       `Cannot store update: key must return a string or undefined: received ${key} for update ${update.update_id}`,
     );

@@ -357,6 +357,36 @@ Deno.test("what was claimed for a take that was aborted is free for others at on
   assert(Date.now() - at < 9000, `took ${Date.now() - at} ms`);
 });
 
+Deno.test("keys can be any strings", async () => {
+  await using inbox = await openInbox(await postgres.createDatabase());
+  const long = Array.from({ length: 9000 }, () => Math.random()).join();
+  const keys = ["a\0b", "чат", "a\0b", long, long, "\ud800", "plain"];
+  const updates = keys.map((key, i) => ({ update_id: i + 1, key }));
+  await inbox.append(updates, NEVER);
+  const first = await takeAll(inbox, 5);
+  assertEquals(ids(first), [1, 2, 4, 6, 7]);
+  for (const update of first) await inbox.settle(update);
+  assertEquals(ids(await takeAll(inbox, 2)), [3, 5]);
+});
+
+Deno.test("ids that cannot be ones are not released", async () => {
+  await using inbox = await openInbox(await postgres.createDatabase());
+  for (const bad of [1.5, -1, NaN, 2 ** 60]) {
+    await assertRejects(
+      () => inbox.release(bad),
+      RangeError,
+      `id must be an integer of at least 0: received ${bad}`,
+    );
+  }
+  for (const bad of ["7", undefined]) {
+    await assertRejects(
+      () => inbox.release(bad as never),
+      TypeError,
+      `id must be a number: received ${bad}`,
+    );
+  }
+});
+
 /** Makes PostgreSQL believe that machines have died while an update ran. */
 async function recordDeaths(url: string, id: number, deaths: number) {
   await postgres.query(
@@ -448,7 +478,8 @@ Deno.test("an update that machines keep dying of is set aside, and its chat goes
   assertEquals(inbox.stats!().buffered, 0);
 
   assertEquals(await inbox.release(99), false);
-  assertEquals(await inbox.release(7), true);
+  const released = await Promise.all([inbox.release(7), inbox.release(7)]);
+  assertEquals(released.toSorted(), [false, true]);
   assertEquals(await inbox.release(7), false);
   assertEquals(await inbox.quarantined(), []);
   const again = inbox.take(9, NEVER);

@@ -103,3 +103,16 @@ Deno.test("settings that never work end opening with what is wrong", async () =>
     "connectionString asks for SSL, which the server does not have",
   );
 });
+
+Deno.test("a database that cannot store every text is refused", async () => {
+  await postgres.query(
+    "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0",
+  );
+  const connectionString = postgres.url("latin");
+  const inbox = createPostgresInbox({ connectionString });
+  await assertRejects(
+    () => inbox.open({ botId: 1, signal: NEVER, emit() {} }),
+    RangeError,
+    "the encoding of the database must be UTF8: received LATIN1",
+  );
+});
