@@ -71,8 +71,11 @@ export class Leadership {
           "SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS locked",
           [this.#lock],
         );
-        // The connection may have ended meanwhile.
-        if (rows[0].locked && this.#client === client) this.#begin(client);
+        if (rows[0].locked) {
+          if (!await this.#isLeading(client)) throw transactionPooler();
+          // The connection may have ended meanwhile.
+          if (this.#client === client) this.#begin(client);
+        }
       } catch (error) {
         this.lose();
         throw error;
@@ -153,14 +156,15 @@ export class Leadership {
     try {
       await client.connect();
       await client.query(`SET idle_session_timeout = ${SILENCE_MS}`);
-      await this.#nameSession(client);
+      const session = await this.#nameSession(client);
       signal.throwIfAborted();
+      this.#client = client;
+      this.#session = session;
+      return client;
     } catch (error) {
       client.end().catch(() => {}); // it may not even have begun
       throw error;
     }
-    this.#client = client;
-    return client;
   }
 
   /**
@@ -168,11 +172,11 @@ export class Leadership {
    * another one while that is busy; as it may have come free again before, this
    * does not notice every pooler. {@link Leadership.write} does.
    */
-  async #nameSession(client: Client): Promise<void> {
-    this.#session = crypto.randomUUID();
+  async #nameSession(client: Client): Promise<string> {
+    const session = crypto.randomUUID();
     const { rows } = await client.query(
       `SELECT set_config('${SESSION}', $1, false), pg_backend_pid() AS pid`,
-      [this.#session],
+      [session],
     );
     for (let i = 0; i < CHECKS; i++) {
       await this.#whileBusy(async (other) => {
@@ -180,16 +184,17 @@ export class Leadership {
         const now = await client.query(
           `SELECT current_setting('${SESSION}', true) AS session`,
         );
-        if (now.rows[0].session !== this.#session) throw transactionPooler();
+        if (now.rows[0].session !== session) throw transactionPooler();
       });
     }
+    return session;
   }
 
   #begin(client: Client): void {
     this.#term = new AbortController();
     const ping = async () => {
       try {
-        await client.query("SELECT");
+        if (!await this.#isLeading(client)) throw transactionPooler();
       } catch {
         if (this.#client === client) this.lose();
       }
