@@ -73,8 +73,8 @@ export class Leadership {
         );
         if (rows[0].locked) {
           if (!await this.#isLeading(client)) throw transactionPooler();
-          // The connection may have ended meanwhile.
-          if (this.#client === client) this.#begin(client);
+          // The connection may have ended, or another call have got it, meanwhile.
+          if (this.#client === client && !this.leads) this.#begin(client);
         }
       } catch (error) {
         this.lose();
