@@ -12,6 +12,14 @@ const PING_MS = 4000;
 /** After how long without that the server takes the lock away. */
 const SILENCE_MS = 15_000;
 
+/** The setting that holds the name of the session. */
+const SESSION = "grammy_runner.session";
+/** How many times it is looked for poolers. */
+const CHECKS = 3;
+
+/** @param run Is called with the process of the server behind the connection */
+type WhileBusy = (run: (backend: number) => Promise<void>) => Promise<void>;
+
 interface Client {
   connect(): Promise<void>;
   // deno-lint-ignore no-explicit-any -- rows are what the statement makes them
@@ -23,15 +31,17 @@ interface Client {
 
 /**
  * The right to fetch for a bot, which one machine has at a time: an advisory lock
- * of PostgreSQL that lives as long as the connection that took it. What is written
- * through this very connection is written by the leader.
+ * of PostgreSQL that lives as long as the session that took it. What is written is
+ * written by that very session, or not at all.
  */
 export class Leadership {
   readonly #connectionString: string;
   readonly #lock: string;
-  /** Tells the process of the server behind another connection. */
-  readonly #otherBackend: () => Promise<number>;
+  /** Calls a function while another connection keeps its session busy. */
+  readonly #whileBusy: WhileBusy;
   #client: Client | undefined;
+  /** The session of the client calls itself so. */
+  #session = "";
   #ended: Promise<void> | undefined;
   #term: AbortController | undefined;
   #pings: ReturnType<typeof setTimeout> | undefined;
@@ -39,11 +49,11 @@ export class Leadership {
   constructor(
     connectionString: string,
     lock: string,
-    otherBackend: () => Promise<number>,
+    whileBusy: WhileBusy,
   ) {
     this.#connectionString = connectionString;
     this.#lock = lock;
-    this.#otherBackend = otherBackend;
+    this.#whileBusy = whileBusy;
   }
 
   /** Whether this machine leads. */
@@ -61,8 +71,11 @@ export class Leadership {
           "SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS locked",
           [this.#lock],
         );
-        // The connection may have ended meanwhile.
-        if (rows[0].locked && this.#client === client) this.#begin(client);
+        if (rows[0].locked) {
+          if (!await this.#isLeading(client)) throw transactionPooler();
+          // The connection may have ended, or another call have got it, meanwhile.
+          if (this.#client === client && !this.leads) this.#begin(client);
+        }
       } catch (error) {
         this.lose();
         throw error;
@@ -78,11 +91,40 @@ export class Leadership {
     await this.#ended;
   }
 
-  /** The connection that holds the lock, to be used while it leads. */
-  get db(): Db {
+  /** Writes all or nothing, as the leader. The lead is lost if that fails. */
+  async write<T>(run: (db: Db) => Promise<T>): Promise<T> {
     const client = this.#client;
     if (client === undefined) throw new Error("The lead was lost meanwhile");
-    return { executeSql: (text, values) => client.query(text, values) };
+    try {
+      await client.query("BEGIN");
+      // A pooler could have put another session behind the connection.
+      if (!await this.#isLeading(client)) throw transactionPooler();
+      const executeSql: Db["executeSql"] = (text, values) =>
+        client.query(text, values);
+      const result = await run({ executeSql });
+      await client.query("COMMIT");
+      return result;
+    } catch (error) {
+      // Who knows what has become of the connection.
+      if (this.#client === client) this.lose();
+      throw error;
+    }
+  }
+
+  /** Whether the session behind the connection is the one that took the lock. */
+  async #isLeading(client: Client): Promise<boolean> {
+    const { rows } = await client.query(
+      `SELECT current_setting('${SESSION}', true) = $1 AND EXISTS (
+         SELECT FROM pg_locks
+         WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
+           AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint =
+             hashtextextended($2, 0)
+           AND database = (SELECT oid FROM pg_database
+                           WHERE datname = current_database())
+       ) AS leading`,
+      [this.#session, this.#lock],
+    );
+    return rows[0].leading === true;
   }
 
   /** This machine leads no more. The lock is free when the connection ends. */
@@ -114,24 +156,45 @@ export class Leadership {
     try {
       await client.connect();
       await client.query(`SET idle_session_timeout = ${SILENCE_MS}`);
-      const { rows } = await client.query("SELECT pg_backend_pid() AS pid");
-      if (await this.#otherBackend() === rows[0].pid) {
-        throw transactionPooler();
-      }
+      const session = await this.#nameSession(client);
       signal.throwIfAborted();
+      this.#client = client;
+      this.#session = session;
+      return client;
     } catch (error) {
       client.end().catch(() => {}); // it may not even have begun
       throw error;
     }
-    this.#client = client;
-    return client;
+  }
+
+  /**
+   * Names the session, by which it can be told. Rejects if the connection gets
+   * another one while that is busy; as it may have come free again before, this
+   * does not notice every pooler. {@link Leadership.write} does.
+   */
+  async #nameSession(client: Client): Promise<string> {
+    const session = crypto.randomUUID();
+    const { rows } = await client.query(
+      `SELECT set_config('${SESSION}', $1, false), pg_backend_pid() AS pid`,
+      [session],
+    );
+    for (let i = 0; i < CHECKS; i++) {
+      await this.#whileBusy(async (other) => {
+        if (other === rows[0].pid) throw transactionPooler();
+        const now = await client.query(
+          `SELECT current_setting('${SESSION}', true) AS session`,
+        );
+        if (now.rows[0].session !== session) throw transactionPooler();
+      });
+    }
+    return session;
   }
 
   #begin(client: Client): void {
     this.#term = new AbortController();
     const ping = async () => {
       try {
-        await client.query("SELECT");
+        if (!await this.#isLeading(client)) throw transactionPooler();
       } catch {
         if (this.#client === client) this.lose();
       }
@@ -141,7 +204,7 @@ export class Leadership {
   }
 }
 
-/** Of two connections, both have the same session behind them, or had. */
+/** The connection does not keep its session. */
 function transactionPooler(): Error {
   return new TypeError(
     "Cannot lead: connectionString must lead to PostgreSQL itself, or to a pooler in session mode, as a lock belongs to a session: received a pooler in transaction mode",

@@ -7,18 +7,49 @@ const MAX_RETRY_MS = 5000;
 /** An outage is over when nothing has failed for so long. */
 const SETTLED_MS = 1000;
 
+/** The SQLSTATE of statements that a standby, for example, refuses. */
+const READ_ONLY = "25006";
+
 /**
  * The classes of SQLSTATE that tell of a server that is busy, starting, ending or
  * unreachable, and the codes of other classes that do.
  */
-const PASSING = ["08", "53", "57", "58", "40", "25006", "55P03"];
+const PASSING = ["08", "53", "57", "58", "40", READ_ONLY, "55P03"];
+
+/** What the driver says of settings that never work, and what is wrong with them. */
+const WRONG_SETTINGS: [says: RegExp, hint: string][] = [
+  [
+    /^SASL: .* client password must be/,
+    "the password is missing in connectionString",
+  ],
+  [
+    /^The server does not support SSL/,
+    "connectionString asks for SSL, which the server does not have",
+  ],
+];
+
+/** What is wrong with the settings, if the error comes from that. */
+export function hintOf(error: unknown): string | undefined {
+  const message = String((error as Error | undefined)?.message);
+  return WRONG_SETTINGS.find(([says]) => says.test(message))?.[1];
+}
+
+function codeOf(error: unknown): string | undefined {
+  const { code } = (error ?? {}) as { code?: unknown };
+  // Codes of the system, such as EPIPE, have no digits.
+  const isSqlState = typeof code === "string" &&
+    /^(?=.*\d)[0-9A-Z]{5}$/.test(code);
+  return isSqlState ? code : undefined;
+}
 
 /** Whether an error in talking to PostgreSQL can pass by itself. */
 export function isPassing(error: unknown): boolean {
-  const { code, name } = (error ?? {}) as { code?: unknown; name?: string };
-  if (typeof code === "string" && /^[0-9A-Z]{5}$/.test(code)) {
+  const code = codeOf(error);
+  if (code !== undefined) {
     return PASSING.some((start) => code.startsWith(start));
   }
+  if (hintOf(error) !== undefined) return false;
+  const { name } = (error ?? {}) as { name?: string };
   // What the network has to say comes as plain errors.
   return ["Error", "AggregateError", "TimeoutError"].includes(name ?? "");
 }
@@ -37,11 +68,13 @@ export class Outage {
     this.#lastFailure = Date.now();
     if (this.#since !== undefined) return;
     this.#since = Date.now();
+    const what = codeOf(error) === READ_ONLY
+      ? "PostgreSQL is read-only, as a standby is. Nothing is fetched until it can be written to"
+      : "PostgreSQL cannot be reached. Nothing is fetched until it can";
     this.emit({
       type: "inbox",
       level: "error",
-      message:
-        "PostgreSQL cannot be reached. Nothing is fetched until it can; what runs goes on. Trying again:",
+      message: `${what}; what runs goes on. Trying again:`,
       error,
     });
   }
@@ -56,7 +89,7 @@ export class Outage {
     this.emit({
       type: "inbox",
       level: "info",
-      message: `PostgreSQL can be reached again after ${seconds} s`,
+      message: `PostgreSQL can be used again after ${seconds} s`,
     });
   }
 

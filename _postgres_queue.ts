@@ -2,6 +2,8 @@ import "./_postgres_runtime.ts";
 // deno-lint-ignore no-import-prefix -- raw files have no import map
 import { type Db, PgBoss } from "npm:pg-boss@^12.38";
 
+export type { Db };
+
 /** The schema that holds the tables of pg-boss; no other program uses it. */
 const SCHEMA = "grammy_runner";
 /** The channel that tells all machines of new updates. */
@@ -59,6 +61,9 @@ export class PostgresQueue {
   readonly #boss: PgBoss;
   readonly #db: Db;
   #listener: { close(): Promise<void> } | undefined;
+  /** Set while it is opened, even if nobody waits for that any longer. */
+  #opening: Promise<void> | undefined;
+  #isClosed = false;
 
   constructor(
     connectionString: string,
@@ -86,21 +91,34 @@ export class PostgresQueue {
       maintenanceIntervalSeconds: 3600,
     };
     this.#boss = new PgBoss(options);
-    this.#boss.on("error", on.error);
+    // What is closed while it connects has nothing to tell.
+    this.#boss.on("error", (error) => this.#isClosed || on.error(error));
     this.#boss.on("warning", ({ message }) => on.warning(message));
     this.#db = this.#boss.getDb();
   }
 
   /** Connects, and creates whatever is missing. Can be called again if it fails. */
-  async open(wake: () => void): Promise<void> {
+  open(wake: () => void): Promise<void> {
+    return this.#opening ??= this.#open(wake)
+      .finally(() => this.#opening = undefined);
+  }
+
+  async #open(wake: () => void): Promise<void> {
     await this.#boss.start();
-    const { rows } = await this.#db.executeSql("SHOW server_version_num");
-    const version = Number(rows[0].server_version_num);
+    const { rows: [{ version, encoding }] } = await this.#db.executeSql(
+      `SELECT current_setting('server_version_num')::int AS version,
+         current_setting('server_encoding') AS encoding`,
+    );
     if (version < 140000) {
       throw new RangeError(
         `Cannot open inbox: PostgreSQL must be version 14 or later: received ${
           Math.floor(version / 10000)
         }`,
+      );
+    }
+    if (encoding !== "UTF8") {
+      throw new RangeError(
+        `Cannot open inbox: the encoding of the database must be UTF8: received ${encoding}`,
       );
     }
     const keep = { retentionSeconds: NEVER, deleteAfterSeconds: NEVER };
@@ -115,6 +133,7 @@ export class PostgresQueue {
       // When an update is set aside is up to the inbox.
       retryLimit: 2 ** 31 - 1,
     });
+    if (this.#isClosed) return;
     this.#listener ??= await this.#db.listen!(
       CHANNEL,
       (name) => name === this.name && wake(),
@@ -122,24 +141,29 @@ export class PostgresQueue {
     );
   }
 
-  /** Ends without waiting for handlers. */
+  /** Ends without waiting for handlers; undoes an `open` that is under way. */
   async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#opening?.catch(() => {}); // whoever opens it gets to know
     await this.#listener?.close();
     await this.#boss.stop({ graceful: false });
   }
 
-  /** The process of the server behind a connection that was free just now. */
-  async backend(): Promise<number> {
-    const { rows } = await this.#db.executeSql(
-      "SELECT pg_backend_pid() AS pid",
-    );
-    return rows[0].pid;
+  /**
+   * Calls a function during a transaction, with the process of the server that
+   * this keeps busy.
+   */
+  async whileBusy(run: (backend: number) => Promise<void>): Promise<void> {
+    await this.#transaction(async (db) => {
+      const { rows } = await db.executeSql("SELECT pg_backend_pid() AS pid");
+      await run(rows[0].pid);
+    });
   }
 
   /**
    * Adds updates in this order; known ones are dropped. Returns how many were new.
    *
-   * @param db The connection that holds the lock, see {@link Leadership}
+   * @param db The session of the leader, see {@link Leadership.write}
    */
   async append(entries: Entry[], db: Db): Promise<number> {
     const jobs = entries.map(({ id, key, json }) => ({
@@ -247,6 +271,11 @@ export class PostgresQueue {
   async putBack(updateId: number): Promise<boolean> {
     const id = this.#jobId(updateId);
     const found = await this.#transaction(async (db) => {
+      // Of two calls at once, only one finds it.
+      await db.executeSql(
+        "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+        [`grammy_runner/${this.#aside}`],
+      );
       const [job] = await this.#boss.findJobs<StoredAside>(this.#aside, {
         id,
         db,

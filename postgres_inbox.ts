@@ -16,16 +16,20 @@
  *
  * @module
  */
+import { createHash } from "node:crypto";
 import { keyOf } from "./_key.ts";
 import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
-import { isPassing, Outage } from "./_postgres_outage.ts";
+import { hintOf, isPassing, Outage } from "./_postgres_outage.ts";
 import {
+  type Db,
   type Entry,
   HEARTBEAT_SECONDS,
   type Job,
   PostgresQueue,
 } from "./_postgres_queue.ts";
+import { isPostgresUrl } from "./_postgres_url.ts";
+import { ALONE_MS, aloneMs } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -59,7 +63,7 @@ export interface PostgresInboxOptions<Y> {
   /**
    * How many machines may die while an update runs: an integer of at least 1.
    * From the last of these attempts on, it runs while nothing else does on its
-   * machine. As a death can still be a kill from outside, the update is set aside
+   * machine, for some seconds; then the others go on. As a death can still be a kill from outside, the update is set aside
    * once that many machines have died of it alone.
    *
    * @default 3
@@ -96,6 +100,8 @@ export interface PostgresInbox<Y> extends UpdateInbox<Y> {
    *
    * @param id The `update_id`
    * @returns Whether there was one with this id
+   * @throws {RangeError} If the id is not an integer of at least 0
+   * @throws {TypeError} If the id is not a number
    */
   release(id: number): Promise<boolean>;
 }
@@ -142,11 +148,11 @@ export function createPostgresInbox<Y extends { update_id: number }>(
     key = keyOf,
     maxBacklog = 5000,
     maxAttempts = 3,
-  } = options;
-  if (!/^postgres(ql)?:\/\//.test(connectionString ?? "")) {
+  } = options ?? {} as Partial<PostgresInboxOptions<Y>>;
+  if (!isPostgresUrl(connectionString)) {
     throw new TypeError(
       // It can hold a password.
-      `Cannot create inbox: connectionString must start with postgres:// or postgresql://: received ${
+      `Cannot create inbox: connectionString must start with postgres:// or postgresql:// and be a valid URL, with special characters in the password percent-encoded: received ${
         typeof connectionString === "string"
           ? "another string"
           : connectionString
@@ -160,7 +166,7 @@ export function createPostgresInbox<Y extends { update_id: number }>(
   }
   checkCount("maxBacklog", maxBacklog);
   checkCount("maxAttempts", maxAttempts);
-  return new QueueInbox(connectionString!, key, maxBacklog, maxAttempts);
+  return new QueueInbox(connectionString, key, maxBacklog, maxAttempts);
 }
 
 function checkCount(name: string, value: number): void {
@@ -182,6 +188,8 @@ const OPEN_MS = 60_000;
 const CLOSE_MS = 5000;
 /** A queue that is longer needs good plans. */
 const MANY = 500;
+/** What PostgreSQL can put into an index as it is. */
+const PLAIN_KEY = /^[ -~]{1,200}$/;
 /** The most to take at once. */
 const MOST = 1000;
 
@@ -204,6 +212,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   /** From so many deaths on, an update runs alone, or not at all. */
   readonly #aloneFrom: number;
   readonly #asideFrom: number;
+  /** Whether a run has the inbox, from the first moment of opening on. */
+  #isInUse = false;
   /** Set iff the inbox is open. */
   #session: Session<Y> | undefined;
   /**
@@ -212,8 +222,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
-  /** Whether one of them runs here. */
+  /** Whether one of them runs here by itself. */
   #alone = false;
+  /** The ids of updates that run here and may kill the process yet. */
+  readonly #dangerous = new Set<number>();
+  /** Set while such an update runs, or waits for the others to end. */
+  #patience: ReturnType<typeof setTimeout> | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
   /** What is done until the inbox is closed; never rejects. */
@@ -240,34 +254,51 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async open(run: InboxRun<Y>): Promise<void> {
-    const { botId, signal, emit } = run;
-    signal.throwIfAborted();
-    if (!Number.isInteger(botId)) {
+    run.signal.throwIfAborted();
+    if (!Number.isInteger(run.botId)) {
       throw new TypeError(
-        `Cannot open inbox: the id of the bot must be known, pass botId to createRunner: received ${botId}`,
+        `Cannot open inbox: the id of the bot must be known, pass botId to createRunner: received ${run.botId}`,
       );
     }
-    if (this.#session !== undefined) {
+    if (this.#isInUse) {
       throw new Error(
         "Cannot open inbox: it must be used by one runner: it is open already",
       );
     }
+    this.#isInUse = true;
+    try {
+      this.#session = await this.#connect(run, run.botId!);
+    } catch (error) {
+      this.#isInUse = false;
+      throw error;
+    }
+    this.#repeating = [
+      this.#beat(this.#session),
+      this.#keepHouse(this.#session),
+    ];
+  }
+
+  async #connect(
+    { signal, emit }: InboxRun<Y>,
+    botId: number,
+  ): Promise<Session<Y>> {
     const outage = new Outage(emit);
-    const queue = new PostgresQueue(this.#connectionString, botId!, {
+    const queue = new PostgresQueue(this.#connectionString, botId, {
       error: (error) => report(error, outage, emit),
       warning: (message) => emit({ type: "inbox", level: "info", message }),
     });
     const leadership = new Leadership(
       this.#connectionString,
       `grammy_runner/${queue.name}`,
-      () => queue.backend(),
+      (run) => queue.whileBusy(run),
     );
     const closing = new AbortController();
     const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
       this.#waiting += left;
       this.#look();
     });
-    this.#wary = this.#alone = false;
+    this.#wary = false;
+    this.#dangerous.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
@@ -283,16 +314,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       if (error instanceof RangeError) throw error;
       throw new Error(
         `Cannot open inbox: connectionString must lead to a database that can be used: ${
-          (error as Error).message
+          hintOf(error) ?? (error as Error).message
         }`,
         { cause: error },
       );
     }
-    this.#session = { emit, queue, claims, leadership, outage, closing };
-    this.#repeating = [
-      this.#beat(this.#session),
-      this.#keepHouse(this.#session),
-    ];
+    return { emit, queue, claims, leadership, outage, closing };
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
@@ -318,13 +345,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const store = async () => {
       await leadership.acquire(signal);
       signal.throwIfAborted();
-      try {
-        this.#waiting += await queue.append(entries, leadership.db);
-      } catch (error) {
-        // Who knows what has become of the connection.
-        leadership.lose();
-        throw error;
-      }
+      const write = (db: Db) => queue.append(entries, db);
+      this.#waiting += await leadership.write(write);
     };
     await prompt(() => outage.retry(store, signal), signal);
     this.#look();
@@ -333,27 +355,29 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async take(limit: number, signal: AbortSignal): Promise<Y[]> {
-    const { claims } = this.#opened();
+    this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || claims.size === 0) {
+      if (!this.#wary || this.#dangerous.size === 0) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
         if (updates.length > 0) return updates;
         if (this.#news) continue;
-      }
+      } else this.#waitAtMost(ALONE_MS);
       await waitFor(LOOK_MS, signal, (wake) => this.#wakeTake = wake);
     }
   }
 
   settle(update: Y): void | Promise<void> {
+    this.#isHarmless(update);
     return this.#session?.claims.settle(update);
   }
 
   giveBack(updates: Y[]): void {
     if (this.#session === undefined) return;
     const { claims, outage, emit } = this.#session;
+    for (const update of updates) this.#isHarmless(update);
     claims.giveBack(updates).catch((error) => report(error, outage, emit));
   }
 
@@ -361,6 +385,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const session = this.#session;
     if (session === undefined) return;
     this.#session = undefined;
+    this.#isInUse = false;
+    this.#stopWaiting();
     const { queue, claims, leadership, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
     const end = async () => {
@@ -406,6 +432,16 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   async release(id: number): Promise<boolean> {
+    if (typeof id !== "number") {
+      throw new TypeError(
+        `Cannot release update: id must be a number: received ${id}`,
+      );
+    }
+    if (!(Number.isSafeInteger(id) && id >= 0)) {
+      throw new RangeError(
+        `Cannot release update: id must be an integer of at least 0: received ${id}`,
+      );
+    }
     const { queue } = this.#opened();
     const released = await queue.putBack(id);
     await this.#count(queue);
@@ -436,7 +472,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   #keyOf(update: Y): string {
     const key = this.#key(update) || `update:${update.update_id}`;
-    if (typeof key === "string") return key;
+    if (typeof key === "string") {
+      return PLAIN_KEY.test(key)
+        ? key
+        : createHash("sha256").update(key).digest("hex");
+    }
     throw new TypeError(
       `Cannot store update: key must return a string or undefined: received ${key} for update ${update.update_id}`,
     );
@@ -490,10 +530,15 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       job.retryCount >= this.#aloneFrom && job.retryCount < this.#asideFrom &&
       !claims.has(job)
     );
-    const canRunAlone = jobs.length === 1 && claims.size === 0;
+    const canRunAlone = jobs.length === 1 && this.#dangerous.size === 0;
     this.#wary = suspects.length > 0;
-    this.#alone = this.#wary && canRunAlone;
-    if (!this.#wary || this.#alone) return jobs;
+    this.#stopWaiting();
+    if (!this.#wary) return jobs;
+    if (canRunAlone) {
+      this.#alone = true;
+      this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
+      return jobs;
+    }
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
   }
@@ -504,10 +549,34 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       const update: Y = JSON.parse(job.json);
       if (job.retryCount >= this.#asideFrom && !session.claims.has(job)) {
         this.#setAside(session, job, update);
-      } else if (session.claims.add(job, update)) updates.push(update);
+      } else if (session.claims.add(job, update)) {
+        this.#dangerous.add(update.update_id);
+        updates.push(update);
+      }
     }
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
     return updates;
+  }
+
+  /** Goes on after a while even though what runs does not end. */
+  #waitAtMost(ms: number): void {
+    this.#patience ??= setTimeout(() => {
+      this.#dangerous.clear();
+      this.#stopWaiting();
+      this.#look();
+    }, ms);
+  }
+
+  #stopWaiting(): void {
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
+    this.#alone = false;
+  }
+
+  /** It has ended, or it is not going to run. */
+  #isHarmless({ update_id }: Y): void {
+    if (!this.#dangerous.delete(update_id)) return;
+    if (this.#dangerous.size === 0) this.#stopWaiting();
   }
 
   async #setAside(session: Session<Y>, job: Job, update: Y): Promise<void> {
@@ -569,7 +638,10 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#waiting = waiting;
     this.#aside = aside;
     // Others may have run them.
-    if (suspects === 0 && !this.#alone) this.#wary = false;
+    if (suspects === 0 && !this.#alone) {
+      this.#wary = false;
+      this.#stopWaiting();
+    }
     if (waiting < this.#maxBacklog) this.#wakeAppend?.();
   }
 }

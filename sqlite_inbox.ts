@@ -25,6 +25,7 @@ import {
   type QuarantinedUpdate,
   releaseFromFile,
 } from "./_sqlite_log.ts";
+import { ALONE_MS, aloneMs } from "./_suspect.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
 
 export type { QuarantinedUpdate };
@@ -194,15 +195,9 @@ function checkCount(name: string, value: number, least: number): void {
 
 /** How long an end may go unrecorded; what ended since runs again after a crash. */
 const FLUSH_MS = 20;
-/**
- * How long a suspect gets to run by itself: a process dies sooner, or the death is
- * put down to something else. It doubles with each further death, for the sake of
- * those that kill slowly, a few times at most.
- */
-const ALONE_MS = 5000;
-const MOST_DOUBLINGS = 6;
 /** How often it is tried again after that has failed. */
 const RETRY_MS = 1000;
+
 class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   readonly durable = true;
   readonly lookahead: number;
@@ -368,9 +363,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** Lets a suspect run by itself, for some time. */
   #accuse(entry: Entry<Y>): void {
     this.#suspect = entry;
-    const doublings = entry.deaths - (this.#options.maxAttempts - 1);
+    const furtherDeaths = entry.deaths - (this.#options.maxAttempts - 1);
     this.#stopWaiting();
-    this.#waitAtMost(ALONE_MS * 2 ** Math.min(doublings, MOST_DOUBLINGS));
+    this.#waitAtMost(aloneMs(furtherDeaths));
     this.#run!.emit({
       type: "inbox",
       level: "info",

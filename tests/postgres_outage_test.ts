@@ -21,6 +21,7 @@ function createOutage() {
 for (
   const [what, error] of [
     ["a refused connection", sqlError("ECONNREFUSED")],
+    ["a broken pipe", sqlError("EPIPE")],
     ["a connection that ends", new Error("Connection terminated")],
     ["an address with several hosts", new AggregateError([], "all failed")],
     ["a deadline", new DOMException("late", "TimeoutError")],
@@ -63,7 +64,13 @@ Deno.test("an outage is told once, and so is its end", async () => {
   assertEquals(await done, "result");
   assertEquals(told.length, 2);
   assert(told[0].startsWith("error: PostgreSQL cannot be reached"));
-  assert(told[1].startsWith("info: PostgreSQL can be reached again after"));
+  assert(told[1].startsWith("info: PostgreSQL can be used again after"));
+});
+
+Deno.test("a server that is read-only is called so", () => {
+  const { outage, told } = createOutage();
+  outage.failed(sqlError("25006"));
+  assert(told[0].startsWith("error: PostgreSQL is read-only"), told[0]);
 });
 
 Deno.test("an outage is not over while some things still fail", () => {

@@ -94,8 +94,9 @@ Deno.test("bad options are refused with what is wrong about them", () => {
     TypeError,
     "received undefined",
   );
-  const secret = assertThrows(create({ connectionString: "my:secret" }));
-  assert(!`${secret}`.includes("secret"));
+  for (const none of [undefined, null]) {
+    assertThrows(create(none), TypeError, "received undefined");
+  }
   assertThrows(create({ connectionString, key: "chat" }), TypeError, "key");
   for (const bad of [0, -1, 1.5, NaN, Infinity, "5"]) {
     for (const name of ["maxBacklog", "maxAttempts"]) {
@@ -106,6 +107,29 @@ Deno.test("bad options are refused with what is wrong about them", () => {
       );
     }
   }
+});
+
+Deno.test("no error tells the password", async () => {
+  for (
+    const connectionString of [
+      "my:secret",
+      "postgres://user:p#secret@127.0.0.1/x",
+      "postgres://user:5#secret@127.0.0.1/x",
+      "postgres://user:5/secret@127.0.0.1/x",
+      "postgres://user:secret@127.0.0.1:99999/x",
+    ]
+  ) {
+    const error = assertThrows(
+      () => createPostgresInbox({ connectionString }),
+      TypeError,
+      "connectionString must",
+    );
+    assert(!Deno.inspect(error).includes("secret"));
+  }
+  const url = new URL(postgres.url("nowhere"));
+  url.password = "secret@/#";
+  const error = await assertRejects(() => openInbox(url.href), Error);
+  assert(!Deno.inspect(error).includes("secret"));
 });
 
 Deno.test("an inbox is opened once, for a bot that is known, with updates that have ids", async () => {
@@ -238,9 +262,11 @@ Deno.test("a leader whose connection ends leads no more, and stores nothing", as
 
 Deno.test("the server takes the lead away from a machine that is silent", async () => {
   const url = await postgres.createDatabase();
-  const leadership = new Leadership(url, "test", () => Promise.resolve(0));
+  const leadership = new Leadership(url, "test", (run) => run(0));
   await leadership.acquire(NEVER);
-  const { rows } = await leadership.db.executeSql("SHOW idle_session_timeout");
+  const { rows } = await leadership.write((db) =>
+    db.executeSql("SHOW idle_session_timeout")
+  );
   assertEquals(rows, [{ idle_session_timeout: "15s" }]);
   await leadership.close();
 });
@@ -248,14 +274,13 @@ Deno.test("the server takes the lead away from a machine that is silent", async 
 Deno.test("a pooler in transaction mode is told by two connections with one session", async () => {
   const url = await postgres.createDatabase();
   // What such a pooler does: the same session is behind all connections.
-  const behind = async () =>
-    Number(
-      (await postgres.query(
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'grammy_runner lead'",
-        url,
-      ))[0],
+  const leadership = new Leadership(url, "test", async (run) => {
+    const [pid] = await postgres.query(
+      "SELECT pid FROM pg_stat_activity WHERE application_name = 'grammy_runner lead'",
+      url,
     );
-  const leadership = new Leadership(url, "test", behind);
+    await run(Number(pid));
+  });
   await assertRejects(
     () => leadership.acquire(NEVER),
     TypeError,
@@ -263,6 +288,30 @@ Deno.test("a pooler in transaction mode is told by two connections with one sess
   );
   await leadership.close();
 });
+
+for (
+  const [what, sql] of [
+    ["another session", "SELECT pg_advisory_unlock_all()"],
+    [
+      "a session that others have used",
+      "SELECT set_config('grammy_runner.session', 'other', false)",
+    ],
+  ]
+) {
+  Deno.test(`a leader that a pooler has put ${what} behind stores nothing`, async () => {
+    const url = await postgres.createDatabase();
+    const leadership = new Leadership(url, "test", (run) => run(0));
+    const term = await leadership.acquire(NEVER);
+    await leadership.write((db) => db.executeSql(sql));
+    await assertRejects(
+      () => leadership.write(() => Promise.reject("written")),
+      TypeError,
+      "received a pooler in transaction mode",
+    );
+    assert(term.aborted);
+    await leadership.close();
+  });
+}
 
 Deno.test("what was taken and not started is free for others at once", async () => {
   const url = await postgres.createDatabase();
@@ -308,6 +357,36 @@ Deno.test("what was claimed for a take that was aborted is free for others at on
   assert(Date.now() - at < 9000, `took ${Date.now() - at} ms`);
 });
 
+Deno.test("keys can be any strings", async () => {
+  await using inbox = await openInbox(await postgres.createDatabase());
+  const long = Array.from({ length: 9000 }, () => Math.random()).join();
+  const keys = ["a\0b", "чат", "a\0b", long, long, "\ud800", "plain"];
+  const updates = keys.map((key, i) => ({ update_id: i + 1, key }));
+  await inbox.append(updates, NEVER);
+  const first = await takeAll(inbox, 5);
+  assertEquals(ids(first), [1, 2, 4, 6, 7]);
+  for (const update of first) await inbox.settle(update);
+  assertEquals(ids(await takeAll(inbox, 2)), [3, 5]);
+});
+
+Deno.test("ids that cannot be ones are not released", async () => {
+  await using inbox = await openInbox(await postgres.createDatabase());
+  for (const bad of [1.5, -1, NaN, 2 ** 60]) {
+    await assertRejects(
+      () => inbox.release(bad),
+      RangeError,
+      `id must be an integer of at least 0: received ${bad}`,
+    );
+  }
+  for (const bad of ["7", undefined]) {
+    await assertRejects(
+      () => inbox.release(bad as never),
+      TypeError,
+      `id must be a number: received ${bad}`,
+    );
+  }
+});
+
 /** Makes PostgreSQL believe that machines have died while an update ran. */
 async function recordDeaths(url: string, id: number, deaths: number) {
   await postgres.query(
@@ -342,6 +421,25 @@ Deno.test("an update that machines have died of runs alone", async () => {
   assert(alone);
   await inbox.settle((await suspect)[0]);
   assertEquals(ids(await others), [4]);
+});
+
+Deno.test("an update that machines have died of is not waited for, and does not wait, for ever", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1), NEVER);
+  const [long] = await takeAll(inbox, 1);
+  await inbox.append(tiny(2), NEVER);
+  await recordDeaths(url, 2, 2);
+  const taking = inbox.take(9, NEVER);
+  await sleep(1500);
+  await inbox.append(tiny(3, 4), NEVER);
+  // The first one does not end.
+  const [suspect, ...others] = await taking;
+  assertEquals([suspect.update_id, others], [2, []]);
+  // Neither does this one.
+  assertEquals(ids(await takeAll(inbox, 2)), [3, 4]);
+  inbox.settle(suspect);
+  await inbox.settle(long);
 });
 
 Deno.test("a machine that is busy goes on when another one has run the update that machines died of", async () => {
@@ -380,7 +478,8 @@ Deno.test("an update that machines keep dying of is set aside, and its chat goes
   assertEquals(inbox.stats!().buffered, 0);
 
   assertEquals(await inbox.release(99), false);
-  assertEquals(await inbox.release(7), true);
+  const released = await Promise.all([inbox.release(7), inbox.release(7)]);
+  assertEquals(released.toSorted(), [false, true]);
   assertEquals(await inbox.release(7), false);
   assertEquals(await inbox.quarantined(), []);
   const again = inbox.take(9, NEVER);
