@@ -95,9 +95,15 @@ Deno.test("demo with a wrong token fails and says why", async () => {
 for (
   const [args, message] of [
     [["--seconds", "0"], "--seconds must be a number above 0: received 0"],
-    [["--seconds", "soon"], "--seconds must be a number above 0: received soon"],
+    [
+      ["--seconds", "soon"],
+      "--seconds must be a number above 0: received soon",
+    ],
     [["--rate", "-1"], "--rate"],
-    [["--rate", "1e9"], "--rate must be a number from 0 to 10,000: received 1e9"],
+    [
+      ["--rate", "1e9"],
+      "--rate must be a number from 0 to 10,000: received 1e9",
+    ],
     [["--speed", "5"], "--speed"],
   ] as const
 ) {
