@@ -38,6 +38,16 @@ import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
  * Options of {@link createPostgresInbox}.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { PostgresInboxOptions } from "@grammyjs/runner/postgres";
+ * import type { Update } from "grammy/types";
+ *
+ * const options: PostgresInboxOptions<Update> = {
+ *   connectionString: "postgres://bot:password@127.0.0.1:5432/bots",
+ * };
+ * ```
  */
 export interface PostgresInboxOptions<Y> {
   /**
@@ -63,8 +73,9 @@ export interface PostgresInboxOptions<Y> {
   /**
    * How many machines may die while an update runs: an integer of at least 1.
    * From the last of these attempts on, it runs while nothing else does on its
-   * machine, for some seconds; then the others go on. As a death can still be a kill from outside, the update is set aside
-   * once that many machines have died of it alone.
+   * machine, for some seconds; then the others go on. As a death can still be a
+   * kill from outside, the update is set aside once that many machines have died
+   * of it alone.
    *
    * @default 3
    */
@@ -75,6 +86,16 @@ export interface PostgresInboxOptions<Y> {
  * An update that is set aside because machines died whenever it was handled.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { QuarantinedUpdate } from "@grammyjs/runner/postgres";
+ * import type { Update } from "grammy/types";
+ *
+ * function describe({ update, deaths }: QuarantinedUpdate<Update>) {
+ *   return `${deaths} machines died of the update ${update.update_id}`;
+ * }
+ * ```
  */
 export interface QuarantinedUpdate<Y> {
   /** The update. */
@@ -87,6 +108,18 @@ export interface QuarantinedUpdate<Y> {
  * An inbox in PostgreSQL.
  *
  * @typeParam Y Type of the updates
+ *
+ * @example
+ * ```ts
+ * import type { PostgresInbox } from "@grammyjs/runner/postgres";
+ * import type { Update } from "grammy/types";
+ *
+ * async function putAllBack(inbox: PostgresInbox<Update>) {
+ *   for (const { update } of await inbox.quarantined()) {
+ *     await inbox.release(update.update_id);
+ *   }
+ * }
+ * ```
  */
 export interface PostgresInbox<Y> extends UpdateInbox<Y> {
   /**
