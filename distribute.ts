@@ -148,7 +148,7 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
       `Cannot distribute updates: key must be a function: received ${key}`,
     );
   }
-  if (resourceLimits !== undefined && typeof resourceLimits !== "object") {
+  if (typeof resourceLimits !== "object" || resourceLimits === null) {
     throw new TypeError(
       `Cannot distribute updates: resourceLimits must be an object: received ${resourceLimits}`,
     );
