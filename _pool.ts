@@ -19,6 +19,8 @@ export class Pool {
   readonly #config: PoolConfig;
   /** `undefined` while there are no workers. */
   #supervisors: Supervisor[] | undefined;
+  /** The bot that the workers were started for. */
+  #botId: number | undefined;
   /** Why there are none, if they cannot start. */
   #error: WorkerError | undefined;
   /** The end of the former workers. */
@@ -45,6 +47,13 @@ export class Pool {
     this.#slot = slot;
     if (this.#error !== undefined) return Promise.reject(this.#error);
     this.#supervisors ??= this.#start(botInfo);
+    if (botInfo.id !== this.#botId) {
+      return Promise.reject(
+        new Error(
+          `Cannot distribute update: each bot needs middleware of its own: received an update of bot ${botInfo.id} while there are workers of bot ${this.#botId}`,
+        ),
+      );
+    }
     const index = hash(key) % this.#config.count;
     return this.#supervisors[index].run(JSON.stringify(update), slot);
   }
@@ -60,6 +69,7 @@ export class Pool {
   };
 
   #start(botInfo: UserFromGetMe): Supervisor[] {
+    this.#botId = botInfo.id;
     const config: SupervisorConfig = {
       ...this.#config,
       botInfo,

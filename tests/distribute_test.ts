@@ -596,6 +596,25 @@ Deno.test("bots that share a worker file do not share workers", async () => {
   }, { count: 1 });
 });
 
+Deno.test("workers of one bot refuse the updates of another", async () => {
+  await withServer("", async (server) => {
+    const bot = createBot(server);
+    await bot.init();
+    const other = createBot(server);
+    other.botInfo = { ...server.botInfo, id: 777 };
+    await using middleware = distribute(WORKER, { count: 1 });
+    for (const one of [bot, other]) one.use(middleware);
+    await bot.handleUpdate(textUpdate("me"));
+    await assertRejects(
+      () => other.handleUpdate(textUpdate("me")),
+      BotError,
+      "each bot needs middleware of its own: received an update of bot 777",
+    );
+    assertEquals(texts(server), [`${bot.botInfo.id}`]);
+  });
+  await until(() => threads().length === 0);
+});
+
 Deno.test("updates in workers count as running", async () => {
   await withWorkers(async ({ server, handle }) => {
     for (let chat = 1; chat <= 10; chat++) {
