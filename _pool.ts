@@ -19,6 +19,8 @@ export class Pool {
   readonly #config: PoolConfig;
   /** `undefined` while there are no workers. */
   #supervisors: Supervisor[] | undefined;
+  /** The bot that the workers were started for. */
+  #botId: number | undefined;
   /** Why there are none, if they cannot start. */
   #error: WorkerError | undefined;
   /** The end of the former workers. */
@@ -37,10 +39,21 @@ export class Pool {
     botInfo: UserFromGetMe,
     slot: Slot | undefined,
   ): Promise<void> {
+    try {
+      slot?.onStop(this.close);
+    } catch (error) {
+      return Promise.reject(error); // nobody would end the workers any more
+    }
     this.#slot = slot;
-    slot?.onStop(this.close);
     if (this.#error !== undefined) return Promise.reject(this.#error);
     this.#supervisors ??= this.#start(botInfo);
+    if (botInfo.id !== this.#botId) {
+      return Promise.reject(
+        new Error(
+          `Cannot distribute update: each bot needs middleware of its own: received an update of bot ${botInfo.id} while there are workers of bot ${this.#botId}`,
+        ),
+      );
+    }
     const index = hash(key) % this.#config.count;
     return this.#supervisors[index].run(JSON.stringify(update), slot);
   }
@@ -49,11 +62,14 @@ export class Pool {
   readonly close = (): Promise<void> => {
     const supervisors = this.#supervisors;
     this.#supervisors = this.#error = undefined;
-    if (supervisors !== undefined) this.#closed = stopAll(supervisors);
-    return this.#closed;
+    if (supervisors === undefined) return this.#closed;
+    const closed = stopAll(supervisors);
+    this.#closed = closed.catch(() => {}); // told to the first one who asks
+    return closed;
   };
 
   #start(botInfo: UserFromGetMe): Supervisor[] {
+    this.#botId = botInfo.id;
     const config: SupervisorConfig = {
       ...this.#config,
       botInfo,
@@ -91,15 +107,12 @@ export class Pool {
 }
 
 async function stopAll(supervisors: Supervisor[]): Promise<void> {
-  const errors = await Promise.all(supervisors.map((one) => one.stop()));
-  const [first, ...others] = errors.flat();
-  if (others.length > 0) {
-    throw new AggregateError(
-      [first, ...others],
-      "Several workers failed to stop",
-    );
+  const errors = (await Promise.all(supervisors.map((one) => one.stop())))
+    .flat();
+  if (errors.length > 1) {
+    throw new AggregateError(errors, "Several workers failed to stop");
   }
-  if (first !== undefined) throw first;
+  if (errors.length === 1) throw errors[0];
 }
 
 /** FNV-1a, mixed once more, as its lowest bits are not random enough. */

@@ -60,7 +60,8 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Resolves when the fetching half has ended. */
   #received: Promise<void> = Promise.resolve();
   #receivedAll = false;
-  readonly #stopHooks = new Set<() => void | Promise<void>>();
+  /** `undefined` once they have been called, which is too late for others. */
+  #stopHooks: Set<() => void | Promise<void>> | undefined = new Set();
   /** A batch that cannot be fetched again, for when this process leads again. */
   #unstored: Y[] = [];
   /** Updates that the sink or a leftover has, and that have not ended. */
@@ -169,6 +170,9 @@ export class Run<Y> implements TaskObserver<Y> {
   }
 
   onStop(callback: () => void | Promise<void>): void {
+    if (this.#stopHooks === undefined) {
+      throw new DOMException("The runner was stopped", "AbortError");
+    }
     this.#stopHooks.add(callback);
   }
 
@@ -222,7 +226,9 @@ export class Run<Y> implements TaskObserver<Y> {
   async #cleanUp(): Promise<void> {
     const { inbox } = this.#parts;
     const expired = aborted(this.#expiry.signal);
-    for (const hook of this.#stopHooks) {
+    const hooks = this.#stopHooks!;
+    this.#stopHooks = undefined;
+    for (const hook of hooks) {
       // A stop that has run out of time waits for none of them.
       await Promise.race([this.#runHook(hook), expired]);
     }

@@ -34,8 +34,6 @@ interface Job {
   readonly reject: (error: unknown) => void;
   /** Whether the worker has it. */
   sent: boolean;
-  /** Whether it has given up its slot. */
-  parked: boolean;
   /** How many workers have failed with it. */
   failures: number;
 }
@@ -79,7 +77,7 @@ export class Supervisor {
   run(json: string, slot: Slot | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
       const id = this.#nextId++;
-      const state = { sent: false, parked: false, failures: 0 };
+      const state = { sent: false, failures: 0 };
       const job: Job = { id, json, slot, resolve, reject, ...state };
       this.#jobs.set(id, job);
       if (this.#jobs.size === 1) this.#hold();
@@ -100,8 +98,13 @@ export class Supervisor {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const errors = await new Promise<unknown[]>((resolve) => {
       this.#stopped = resolve;
-      if (this.#thread === undefined) return resolve([]);
-      if (this.#thread.ready) this.#thread.send({ type: "stop" });
+      if (this.#thread === undefined) {
+        if (this.#jobs.size === 0) return resolve([]);
+        clearTimeout(this.#restart);
+        this.#start();
+      } else if (this.#thread.ready) {
+        this.#thread.send({ type: "stop" });
+      }
       timer = setTimeout(
         () => resolve([this.#error(`did not stop within ${stopTimeout} ms`)]),
         stopTimeout,
@@ -158,10 +161,7 @@ export class Supervisor {
 
   #sendAll(): void {
     if (!this.#thread?.ready) return;
-    let sent = 0;
-    for (const job of this.#unsent) {
-      if (job.parked) break; // nothing may overtake it
-      sent++;
+    for (const job of this.#unsent.splice(0)) {
       if (!this.#jobs.has(job.id)) continue; // given up meanwhile
       job.sent = true;
       const { id, json, slot } = job;
@@ -172,7 +172,6 @@ export class Supervisor {
         slotted: slot !== undefined,
       });
     }
-    this.#unsent.splice(0, sent);
   }
 
   #receive(message: BotMessage): void {
@@ -216,15 +215,12 @@ export class Supervisor {
     const answer = (message: ToWorker) => {
       if (thread === this.#thread) thread?.send(message);
     };
-    job.parked = true;
     try {
       await job.slot!.park();
       answer({ type: "resumed", id: job.id });
     } catch (error) {
       answer({ type: "refused", id: job.id, reason: encodeError(error) });
     }
-    job.parked = false;
-    this.#sendAll(); // it may be about to run again on a new worker
   }
 
   /** The update exceeded its time limit, or a stop has given it up. */
@@ -291,7 +287,8 @@ export class Supervisor {
         this.#remove(job);
       } else {
         job.sent = false;
-        if (job.parked) job.slot?.resume();
+        // It does not wait for that: what comes after it may have all slots.
+        job.slot?.resume();
         this.#unsent.push(job);
       }
     }

@@ -7,6 +7,7 @@ import {
   type ThreadMessage,
   type ToWorker,
 } from "./_threads.ts";
+import { describe, encodeError } from "./_threads_errors.ts";
 import type { UserFromGetMe } from "./deps.ts";
 
 /** How often per time limit a thread is asked whether it is alive. */
@@ -66,9 +67,15 @@ export class Thread {
       workerData: { [RUNNER]: { botInfo } },
       resourceLimits,
     });
-    this.send = batching((batch) => {
-      if (!this.#over) worker.postMessage(batch);
-    });
+    this.send = batching(
+      (batch) => {
+        if (!this.#over) worker.postMessage(batch);
+      },
+      (message, error) =>
+        "reason" in message
+          ? { ...message, reason: encodeError(error) }
+          : message,
+    );
     worker.on("message", (data) => this.#receive(data));
     worker.on("error", (error) => this.#crash = { error });
     this.#exited = new Promise((resolve) => {
@@ -119,7 +126,7 @@ export class Thread {
   #exit(code: number): void {
     if (this.#crash !== undefined) {
       const { error } = this.#crash;
-      const message = error instanceof Error ? error.message : `${error}`;
+      const message = describe(error instanceof Error ? error.message : error);
       this.#die(this.ready ? "crashed" : "could not start", message, error);
     } else if (this.ready) {
       this.#die(`exited with code ${code}`);

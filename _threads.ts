@@ -46,14 +46,28 @@ export type BotMessage =
 
 /**
  * Collects what is sent in one go, as handing over a message costs much more
- * than what is in it.
+ * than what is in it. If that fails, each is sent on its own, and `replace`d if
+ * that fails, too.
  */
-export function batching<T>(post: (batch: T[]) => void): (message: T) => void {
+export function batching<T>(
+  post: (batch: T[]) => void,
+  replace: (message: T, error: unknown) => T,
+): (message: T) => void {
   let batch: T[] = [];
   const flush = () => {
     const full = batch;
     batch = [];
-    post(full);
+    try {
+      post(full);
+    } catch {
+      for (const message of full) {
+        try {
+          post([message]);
+        } catch (error) {
+          post([replace(message, error)]);
+        }
+      }
+    }
   };
   return (message) => {
     if (batch.push(message) === 1) queueMicrotask(flush);

@@ -61,39 +61,71 @@ const CLASSES: Record<string, { prototype: Error }> = {
   URIError,
 };
 
-/** How far values inside of values are followed, as they may form circles. */
+/** How far values inside of values are followed. */
 const MAX_DEPTH = 8;
 
+/** How many values are sent for one that was thrown; those after are left out. */
+const MAX_VALUES = 1000;
+
 /** Encodes whatever was thrown, and what hangs on it; never throws. */
-export function encodeError(value: unknown, depth = 0): EncodedError {
-  const fieldsOf = (object: object, keys: string[]) =>
-    keys.map((key): [string, EncodedError] => [
-      key,
-      encodeError(object[key as keyof typeof object], depth + 1),
-    ]);
-  try {
-    if (depth > MAX_DEPTH) return { type: "value", value: describe(value) };
-    if (value instanceof Error) {
-      return {
-        type: "error",
-        class: value instanceof DOMException ? "DOMException" : classOf(value),
-        name: `${value.name}`,
-        message: `${value.message}`,
-        stack: value.stack,
-        fields: fieldsOf(value, extraKeys(value)),
-      };
+export function encodeError(thrown: unknown): EncodedError {
+  /** As values may form circles. */
+  const seen = new Map<unknown, EncodedError>();
+  let left = MAX_VALUES;
+
+  function encode(value: unknown, depth: number): EncodedError {
+    left--;
+    try {
+      const known = seen.get(value);
+      if (known !== undefined) return known;
+      if (depth > MAX_DEPTH) return { type: "value", value: describe(value) };
+      if (value instanceof Error) return encodeFields(value, depth);
+      if (Array.isArray(value)) {
+        const items: EncodedError[] = [];
+        const list: EncodedError = { type: "list", items };
+        seen.set(value, list);
+        for (let i = 0; i < value.length && left > 0; i++) {
+          items.push(encode(value[i], depth + 1));
+        }
+        return list;
+      }
+      if (isPlain(value)) return encodeFields(value, depth);
+      const copy = { type: "value" as const, value: structuredClone(value) };
+      seen.set(value, copy);
+      return copy;
+    } catch {
+      return { type: "value", value: describe(value) };
     }
-    if (Array.isArray(value)) {
-      const items = value.map((item) => encodeError(item, depth + 1));
-      return { type: "list", items };
-    }
-    if (isPlain(value)) {
-      return { type: "object", fields: fieldsOf(value, Object.keys(value)) };
-    }
-    return { type: "value", value: structuredClone(value) };
-  } catch {
-    return { type: "value", value: describe(value) };
   }
+
+  function encodeFields(object: object, depth: number): EncodedError {
+    const fields: [string, EncodedError][] = [];
+    const isError = object instanceof Error;
+    const encoded: EncodedError = isError
+      ? { ...encodeHead(object), fields }
+      : { type: "object", fields };
+    seen.set(object, encoded);
+    for (const key of isError ? extraKeys(object) : Object.keys(object)) {
+      if (left <= 0) break;
+      const value = object[key as keyof typeof object];
+      fields.push([key, encode(value, depth + 1)]);
+    }
+    return encoded;
+  }
+
+  return encode(thrown, 0);
+}
+
+/** What every error has, as strings whatever it has been set to. */
+function encodeHead(error: Error) {
+  const { stack } = error;
+  return {
+    type: "error" as const,
+    class: error instanceof DOMException ? "DOMException" : classOf(error),
+    name: `${error.name}`,
+    message: `${error.message}`,
+    stack: typeof stack === "string" ? stack : undefined,
+  };
 }
 
 /** By name, as there can be several copies of grammY. */
@@ -120,48 +152,66 @@ function isPlain(value: unknown): value is object {
   return prototype === Object.prototype || prototype === null;
 }
 
-function describe(value: unknown): string {
+/** The value as a string, whatever it is. */
+export function describe(value: unknown): string {
   try {
-    return String(value);
+    // Lists of lists could become longer than any string.
+    return Array.isArray(value) ? "[object Array]" : String(value);
   } catch {
-    return Object.prototype.toString.call(value);
+    try {
+      return Object.prototype.toString.call(value);
+    } catch {
+      return "[object Object]"; // a revoked proxy
+    }
   }
 }
 
 /** Makes the value that was encoded. */
-export function decodeError(encoded: EncodedError): unknown {
-  switch (encoded.type) {
-    case "value":
-      return encoded.value;
-    case "list":
-      return encoded.items.map(decodeError);
-    case "object":
-      return Object.fromEntries(
-        encoded.fields.map(([key, value]) => [key, decodeError(value)]),
-      );
+export function decodeError(thrown: EncodedError): unknown {
+  const seen = new Map<EncodedError, unknown>();
+
+  function decode(encoded: EncodedError): unknown {
+    if (encoded.type === "value") return encoded.value;
+    if (seen.has(encoded)) return seen.get(encoded);
+    if (encoded.type === "list") {
+      const list: unknown[] = [];
+      seen.set(encoded, list);
+      for (const item of encoded.items) list.push(decode(item));
+      return list;
+    }
+    const isError = encoded.type === "error";
+    const object = isError ? decodeHead(encoded) : {};
+    seen.set(encoded, object);
+    for (const [key, value] of encoded.fields) {
+      const hidden = isError && (key === "cause" || key === "errors");
+      define(object, key, decode(value), !hidden);
+    }
+    return object;
   }
-  const { name, message, stack, fields } = encoded;
-  const error = encoded.class === "DOMException"
-    ? new DOMException(message, name)
-    : new Error(message);
-  if (Object.hasOwn(CLASSES, encoded.class)) {
-    Object.setPrototypeOf(error, CLASSES[encoded.class].prototype);
+
+  return decode(thrown);
+}
+
+function decodeHead(
+  { class: name, ...encoded }: EncodedError & { type: "error" },
+): Error {
+  const error = name === "DOMException"
+    ? new DOMException(encoded.message, encoded.name)
+    : new Error(encoded.message);
+  if (Object.hasOwn(CLASSES, name)) {
+    Object.setPrototypeOf(error, CLASSES[name].prototype);
   }
-  if (error.name !== name) define(error, "name", name, false);
-  define(error, "stack", stack, false);
-  for (const [key, value] of fields) {
-    const enumerable = key !== "cause" && key !== "errors";
-    define(error, key, decodeError(value), enumerable);
-  }
+  if (error.name !== encoded.name) define(error, "name", encoded.name, false);
+  define(error, "stack", encoded.stack, false);
   return error;
 }
 
 function define(
-  error: Error,
+  object: object,
   key: string,
   value: unknown,
   enumerable: boolean,
 ): void {
   const attributes = { writable: true, configurable: true, enumerable };
-  Object.defineProperty(error, key, { value, ...attributes });
+  Object.defineProperty(object, key, { value, ...attributes });
 }

@@ -49,6 +49,8 @@ export interface DistributeOptions<C> {
   /**
    * Milliseconds that workers get at a stop to finish what they have, and to
    * call what was passed to `BotWorker.onStop`; above 0, and at most 2^31 - 1.
+   * They get it also if a time limit of the stop itself ends before that: the
+   * process lives on for them.
    *
    * @default 10_000
    */
@@ -148,7 +150,7 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
       `Cannot distribute updates: key must be a function: received ${key}`,
     );
   }
-  if (resourceLimits !== undefined && typeof resourceLimits !== "object") {
+  if (typeof resourceLimits !== "object" || resourceLimits === null) {
     throw new TypeError(
       `Cannot distribute updates: resourceLimits must be an object: received ${resourceLimits}`,
     );

@@ -72,6 +72,8 @@ export interface Slot {
    * function is called once per run, however often it is passed.
    *
    * @param callback The function to call
+   * @throws {DOMException} `AbortError` if that has happened, as for an update
+   * that a stop has given up and that still goes on
    */
   onStop(callback: () => void | Promise<void>): void;
   /**
@@ -111,7 +113,7 @@ export interface TaskEnd<Y> {
 
 /**
  * Hears of what happens to the elements it was passed along with. The functions
- * must not throw.
+ * must not throw, except for {@link TaskObserver.onStop}.
  *
  * @typeParam Y Type of the elements
  *

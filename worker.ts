@@ -73,7 +73,7 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
         "Cannot create bot worker: there can be only one in a worker file",
       );
     }
-    super(token, { botInfo: seed.botInfo, ...config });
+    super(token, { ...config, botInfo: config?.botInfo ?? seed.botInfo });
     created = true;
     this.errorHandler = (error) => {
       throw error;
@@ -161,7 +161,13 @@ class Server {
   ) {
     this.#handle = handle;
     this.#stopHooks = stopHooks;
-    this.send = batching((batch) => port.postMessage({ [RUNNER]: batch }));
+    this.send = batching(
+      (batch) => port.postMessage({ [RUNNER]: batch }),
+      (message, error) =>
+        message.type === "failed"
+          ? { ...message, error: encodeError(error) }
+          : message,
+    );
     port.on("message", (batch: ToWorker[]) => {
       for (const message of batch) this.#receive(message);
     });

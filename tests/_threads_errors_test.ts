@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { GrammyError, HttpError } from "grammy";
+import { batching } from "../_threads.ts";
 import { decodeError, encodeError } from "../_threads_errors.ts";
 
 /** What arrives in another thread. */
@@ -83,4 +84,64 @@ Deno.test("whatever cannot be sent is described", () => {
     },
   });
   assertEquals(send(hostile), "[object Error]");
+});
+
+Deno.test("errors that refer to each other do so on arrival, too", () => {
+  const all: Error = new AggregateError(
+    Array.from({ length: 100 }, (_, i) => new Error(`${i}`)),
+  );
+  const { errors } = all as AggregateError;
+  for (const error of errors) error.cause = all;
+  const error = send(all);
+  assertEquals(error.errors.length, 100);
+  assertEquals(error.errors[99].message, "99");
+  assert(error.errors[99].cause === error);
+
+  const tree = { name: "root", children: [] as object[] };
+  for (let i = 0; i < 100; i++) tree.children.push({ i, parent: tree });
+  const sent = send(Object.assign(new Error(), { tree })).tree;
+  assertEquals(sent.children[99].i, 99);
+  assert(sent.children[99].parent === sent);
+});
+
+Deno.test("what hangs on an error is sent up to a limit", () => {
+  const grow = (depth: number): object =>
+    depth === 0
+      ? { deep: [[]] }
+      : Array.from({ length: 30 }, () => grow(depth - 1));
+  const error = Object.assign(new Error("large"), { data: grow(3) });
+  assertEquals(send(error).message, "large");
+  const { length } = JSON.stringify(encodeError(error));
+  assert(length < 100_000, `${length}`);
+  assertEquals(send(new Array(1_000_000).fill(0)).length, 999);
+});
+
+Deno.test("what an error says of itself is sent as strings", () => {
+  for (const stack of [() => "stack", ["call", () => "site"], undefined]) {
+    const error = new RangeError("no");
+    Object.defineProperty(error, "stack", { value: stack });
+    assertEquals(send(error).stack, undefined);
+    assertEquals(`${send(error)}`, "RangeError: no");
+  }
+  const error = new Error();
+  Object.assign(error, { message: ["a", "list"], name: 5 });
+  assertEquals(send(error).message, "a,list");
+  assertEquals(send(error).name, "5");
+});
+
+Deno.test("values that nothing can be done with are sent all the same", () => {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  assertEquals(send(proxy), "[object Object]");
+  assertEquals(send(new Error("no", { cause: proxy })).message, "no");
+  assertEquals(send({ toString: null, valueOf: null }).toString, null);
+});
+
+Deno.test("a message that cannot be sent takes no others with it", async () => {
+  const sent: unknown[] = [];
+  const post = (batch: unknown[]) => void sent.push(...structuredClone(batch));
+  const send = batching(post, (_, error) => (error as Error).name);
+  for (const message of [1, () => 2, 3]) send(message);
+  await Promise.resolve();
+  assertEquals(sent, [1, "DataCloneError", 3]);
 });

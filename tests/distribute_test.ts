@@ -3,6 +3,7 @@ import {
   assertEquals,
   assertMatch,
   assertNotEquals,
+  assertRejects,
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
@@ -20,6 +21,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { keyOf } from "../_key.ts";
 import { hash } from "../_pool.ts";
+import { linkSlot } from "../_slot.ts";
 import type { Update } from "../deps.ts";
 import {
   BotWorker,
@@ -30,10 +32,11 @@ import {
   type RunnerHandle,
   type RunOptions,
   sequentialize,
+  type Slot,
   WorkerError,
 } from "../mod.ts";
 import type { BotApiServer } from "../testing.ts";
-import { createBot, sleep, startServer, until } from "./_bot.ts";
+import { captureErrors, createBot, sleep, startServer, until } from "./_bot.ts";
 
 const WORKER = new URL("./workers/bot.ts", import.meta.url);
 
@@ -152,6 +155,15 @@ Deno.test("distribute has updates handled by workers, which know the bot", async
   });
 });
 
+Deno.test("a worker whose configuration leaves the bot open knows it, too", async () => {
+  await withWorkers(async ({ server }) => {
+    server.pushText("me");
+    await received(server, 1);
+    assertEquals(texts(server), [`${server.botInfo.id}`]);
+    assertEquals(server.calls("getMe").length, 1); // of the central bot
+  }, { mode: "unaware", count: 1 });
+});
+
 Deno.test("by default, there are as many workers as cores", async () => {
   await withServer("", async (server) => {
     const bot = createBot(server);
@@ -210,6 +222,11 @@ Deno.test("distribute refuses bad options", () => {
     [WORKER, { stopTimeout: Infinity }, "stopTimeout must be above 0"],
     [WORKER, { stopTimeout: NaN }, "stopTimeout must be above 0"],
     [WORKER, { resourceLimits: 5 }, "resourceLimits must be an object"],
+    [
+      WORKER,
+      { resourceLimits: null },
+      "resourceLimits must be an object: received null",
+    ],
   ];
   for (const [file, options, message] of cases) {
     assertThrows(
@@ -433,6 +450,63 @@ Deno.test("with retries, updates run again on the new worker, in order", async (
   }, { mode: "ordered", count: 1, retries: 1, sink: { concurrency: 2 } });
 });
 
+Deno.test("what a new worker gets again waits for no slot", async () => {
+  await withServer("ordered", async (server) => {
+    const bot = createBot(server);
+    await bot.init();
+    await using middleware = distribute(WORKER, { count: 1, retries: 1 });
+    bot.use(middleware);
+    let parked = false;
+    const expiry = new AbortController();
+    const slot: Slot = {
+      park() {
+        parked = true;
+        return new Promise(() => {}); // all slots are taken
+      },
+      resume() {},
+      signal: new AbortController().signal,
+      onTimeout() {},
+      onStop() {},
+      emit() {},
+    };
+    const handle = (text: string, chatId: number, slot: Slot) => {
+      const update = textUpdate(text);
+      update.message!.chat.id = chatId;
+      linkSlot(update, slot);
+      return bot.handleUpdate(update);
+    };
+    const first = handle("sleep 60000", 1, { ...slot, signal: expiry.signal });
+    const second = handle("count", 1, slot);
+    await until(() => parked);
+    expiry.abort(new DOMException("Too late", "TimeoutError"));
+    await assertRejects(() =>
+      Promise.all([first, handle("die-once", 2, slot)])
+    );
+    await second;
+    await received(server, 2);
+    assertEquals(texts(server, 1), ["1"]);
+    assertEquals(texts(server, 2), ["alive"]);
+  });
+  await until(() => threads().length === 0);
+});
+
+Deno.test("disposing does not wait for the next worker, and runs again what it had", async () => {
+  await withServer("", async (server, folder) => {
+    const bot = createBot(server);
+    await bot.init();
+    const middleware = distribute(WORKER, { count: 1, retries: 1 });
+    bot.use(middleware);
+    await captureErrors(async () => {
+      const handled = bot.handleUpdate(textUpdate("die-once"));
+      await until(() => existsSync(`${folder}/died`));
+      await until(() => threads().length === 0);
+      await Promise.all([handled, middleware[Symbol.asyncDispose]()]);
+    });
+    assertEquals(texts(server), ["alive"]);
+  });
+  await until(() => threads().length === 0);
+});
+
 Deno.test("retries end", async () => {
   await withWorkers(async ({ server, errors, events }) => {
     server.pushText("die exit");
@@ -522,6 +596,25 @@ Deno.test("bots that share a worker file do not share workers", async () => {
   }, { count: 1 });
 });
 
+Deno.test("workers of one bot refuse the updates of another", async () => {
+  await withServer("", async (server) => {
+    const bot = createBot(server);
+    await bot.init();
+    const other = createBot(server);
+    other.botInfo = { ...server.botInfo, id: 777 };
+    await using middleware = distribute(WORKER, { count: 1 });
+    for (const one of [bot, other]) one.use(middleware);
+    await bot.handleUpdate(textUpdate("me"));
+    await assertRejects(
+      () => other.handleUpdate(textUpdate("me")),
+      BotError,
+      "each bot needs middleware of its own: received an update of bot 777",
+    );
+    assertEquals(texts(server), [`${bot.botInfo.id}`]);
+  });
+  await until(() => threads().length === 0);
+});
+
 Deno.test("updates in workers count as running", async () => {
   await withWorkers(async ({ server, handle }) => {
     for (let chat = 1; chat <= 10; chat++) {
@@ -602,6 +695,27 @@ Deno.test("a stop that runs out of time aborts the signal in the worker", async 
   });
 });
 
+Deno.test("an update that a stop has given up starts no workers", async () => {
+  let failed: Error | undefined;
+  await withWorkers(async ({ server, handle }) => {
+    server.pushText("me");
+    await until(() => handle.stats().running === 1);
+    await handle.stop({ timeout: 100 });
+    await until(() => failed !== undefined);
+    assertEquals(failed!.name, "AbortError");
+    assertEquals(threads(), []);
+    handle.start();
+    server.pushText("me");
+    await received(server, 1);
+  }, {
+    before: (bot) =>
+      bot.use(async (_, next) => {
+        await sleep(500);
+        await next().catch((error) => failed = error);
+      }),
+  });
+});
+
 Deno.test("after a stop, the next start has fresh workers", async () => {
   await withWorkers(async ({ server, handle }) => {
     for (const expected of [["1"], ["1", "1"]]) {
@@ -664,6 +778,32 @@ Deno.test("what fails in closing is told, and the rest is closed", async () => {
     assert(event.error instanceof RangeError);
     assertEquals(event.error.message, "cannot close");
   }, { mode: "failing to close", count: 1 });
+});
+
+Deno.test("what fails in closing is told if it is nothing", async () => {
+  await withWorkers(async ({ server, handle, events }) => {
+    server.pushText("me");
+    await received(server, 1);
+    await handle.stop();
+    const told = events.filter(({ type }) => type === "stop-hook-failed");
+    assertEquals(told, [{ type: "stop-hook-failed", error: undefined }]);
+  }, { mode: "throwing nothing", count: 1 });
+});
+
+Deno.test("what fails in closing is told once", async () => {
+  await withServer("failing to close", async (server) => {
+    const bot = createBot(server);
+    await bot.init();
+    const middleware = distribute(WORKER, { count: 1 });
+    bot.use(middleware);
+    await bot.handleUpdate(textUpdate("me"));
+    const dispose = () => middleware[Symbol.asyncDispose]();
+    const told = assertRejects(dispose, RangeError, "cannot close");
+    await dispose();
+    await told;
+    await dispose();
+  });
+  await until(() => threads().length === 0);
 });
 
 Deno.test("workers that do not close in time are terminated", async () => {

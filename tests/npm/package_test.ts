@@ -85,6 +85,7 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
         const { stdout } = await run(command, [program, file]);
         assertEquals(stdout.split("\n").sort(), [
           "",
+          "Worker 1 crashed: [object Object]",
           "Worker 1 crashed: uncaught",
           "Worker 1 did not respond within 2000 ms",
           "Worker 1 exited with code 3",

@@ -18,6 +18,11 @@ bot.on("message:text", async (ctx) => {
         throw new TypeError("uncaught");
       });
       return await new Promise(() => {});
+    case "odd":
+      setTimeout(() => {
+        throw { toString: null, valueOf: null };
+      });
+      return await new Promise(() => {});
     case "loop":
       while (true);
   }

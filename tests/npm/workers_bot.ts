@@ -14,7 +14,7 @@ async function main() {
     await ctx.reply(error instanceof Error ? error.message : "no error");
   });
   const handle = run(bot, { runner: { silent: true } });
-  const texts = ["error", "exit", "crash", "loop", "me"];
+  const texts = ["error", "exit", "crash", "odd", "loop", "me"];
   for (const [i, text] of texts.entries()) {
     server.pushText(text);
     await server.waitFor(() => server.sent().length > i, { timeout: 30_000 });

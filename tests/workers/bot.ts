@@ -10,6 +10,7 @@ const log = (line: string) => appendFileSync(`${TEST_FOLDER}/log`, line + "\n");
 
 const bot = new BotWorker(TEST_TOKEN!, {
   client: { apiRoot: TEST_API_ROOT },
+  ...TEST_MODE === "unaware" && { botInfo: undefined },
 });
 if (TEST_MODE === "ordered") bot.use(sequentialize());
 if (TEST_MODE === "catching") {
@@ -31,6 +32,7 @@ if (TEST_MODE === "failing to close") {
   });
   bot.onStop(() => log("closed"));
 }
+if (TEST_MODE === "throwing nothing") bot.onStop(() => Promise.reject());
 if (TEST_MODE === "hanging") bot.onStop(() => new Promise(() => {}));
 
 /** How often a chat has written to this thread. */
