@@ -15,6 +15,14 @@ const EXTENSIONS = [".js", ".mjs", ".cjs", ".ts", ".mts", ".cts"];
  * Options of {@link distribute}.
  *
  * @typeParam C Type of the context objects
+ *
+ * @example
+ * ```ts
+ * import type { DistributeOptions } from "@grammyjs/runner";
+ * import type { Context } from "grammy";
+ *
+ * const options: DistributeOptions<Context> = { count: 2, retries: 1 };
+ * ```
  */
 export interface DistributeOptions<C> {
   /**
@@ -63,7 +71,16 @@ export interface DistributeOptions<C> {
   resourceLimits?: WorkerResourceLimits;
 }
 
-/** Limits of the memory of a worker, as for threads of Node. */
+/**
+ * Limits of the memory of a worker, as for threads of Node.
+ *
+ * @example
+ * ```ts
+ * import type { WorkerResourceLimits } from "@grammyjs/runner";
+ *
+ * const resourceLimits: WorkerResourceLimits = { maxOldGenerationSizeMb: 256 };
+ * ```
+ */
 export interface WorkerResourceLimits {
   /** The largest size of the heap in megabytes. */
   maxOldGenerationSizeMb?: number;
@@ -81,6 +98,20 @@ export interface WorkerResourceLimits {
  * to end them.
  *
  * @typeParam C Type of the context objects
+ *
+ * @example
+ * ```ts
+ * import { distribute } from "@grammyjs/runner";
+ * import { Bot } from "grammy";
+ *
+ * async function main() {
+ *   // Without the runner, disposing of it ends the workers.
+ *   await using workers = distribute(new URL("./worker.ts", import.meta.url));
+ *   const bot = new Bot("123456:token");
+ *   bot.use(workers);
+ *   await bot.start();
+ * }
+ * ```
  */
 export interface DistributeMiddleware<C> extends AsyncDisposable {
   /**
