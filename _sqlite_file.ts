@@ -19,7 +19,8 @@ const SCHEMA = `
     id INTEGER PRIMARY KEY,
     deaths INTEGER NOT NULL DEFAULT 0, -- since the last clean close
     running TEXT NOT NULL DEFAULT '[]', -- JSON array of ids
-    alone INTEGER NOT NULL DEFAULT 0 -- whether a suspect runs, and nothing else
+    alone INTEGER NOT NULL DEFAULT 0, -- whether a suspect runs, and nothing else
+    failed INTEGER NOT NULL DEFAULT 0 -- whether the process ended by itself
   );
   -- What each append stored: JSON arrays of updates. Gone when all have finished.
   CREATE TABLE batches (n INTEGER PRIMARY KEY, data TEXT NOT NULL);
@@ -29,6 +30,7 @@ const SCHEMA = `
   CREATE TABLE suspects (
     id INTEGER PRIMARY KEY,
     deaths INTEGER NOT NULL,
+    failures INTEGER NOT NULL, -- deaths that were not kills from outside
     alone INTEGER NOT NULL -- deaths in a row while it ran alone
   );
   CREATE TABLE quarantine (

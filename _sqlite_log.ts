@@ -24,6 +24,8 @@ export interface Entry<Y> {
   readonly batch: Batch;
   /** How many times the process died while it ran. */
   deaths: number;
+  /** How many of these deaths are known not to have been kills from outside. */
+  failures: number;
   /** How many times in a row it then ran alone. */
   alone: number;
   /** It comes from an earlier life, or has been released. */
@@ -63,7 +65,7 @@ interface Change<Y> {
   /** Updates that have been settled. */
   ended: Entry<Y>[];
   /** The ids of those that run now; absent if they are still the same. */
-  running?: { ids: Iterable<number>; alone: boolean };
+  running?: { ids: Iterable<number>; alone: boolean; failed?: boolean };
 }
 
 /**
@@ -113,8 +115,8 @@ export class InboxLog<Y extends { update_id: number }> {
       remove: db.prepare("DELETE FROM batches WHERE n = ?"),
       finish: db.prepare("INSERT INTO finished VALUES (?, ?)"),
       prune: db.prepare("DELETE FROM finished WHERE n <= ?"),
-      run: db.prepare("UPDATE bot SET running = ?, alone = ?"),
-      suspect: db.prepare("REPLACE INTO suspects VALUES (?, ?, ?)"),
+      run: db.prepare("UPDATE bot SET running = ?, alone = ?, failed = ?"),
+      suspect: db.prepare("REPLACE INTO suspects VALUES (?, ?, ?, ?)"),
       acquit: db.prepare("DELETE FROM suspects WHERE id = ?"),
       setAside: db.prepare(
         "INSERT INTO quarantine (id, deaths, data) VALUES (?, ?, ?)",
@@ -164,10 +166,11 @@ export class InboxLog<Y extends { update_id: number }> {
       }
     }
     const suspects = this.#db.prepare("SELECT * FROM suspects").all();
-    for (const { id, deaths, alone } of suspects) {
+    for (const { id, deaths, failures, alone } of suspects) {
       const entry = this.unfinished.get(Number(id));
       if (entry === undefined) continue;
       entry.deaths = Number(deaths);
+      entry.failures = Number(failures);
       entry.alone = Number(alone);
     }
   }
@@ -183,19 +186,27 @@ export class InboxLog<Y extends { update_id: number }> {
       const alone = wasRunning && bot.alone === 1 ? entry.alone + 1 : 0;
       if (!wasRunning && entry.alone === alone) continue;
       if (wasRunning) entry.deaths++;
+      if (wasRunning && bot.failed === 1) entry.failures++;
       entry.alone = alone;
       if (isGuilty(entry, Math.max(0, deaths - entry.deaths))) {
         guilty.push(entry);
       } else {
-        this.#statements.suspect.run(id, entry.deaths, alone);
+        this.#statements.suspect.run(id, entry.deaths, entry.failures, alone);
       }
     }
     for (const entry of guilty) this.#setAside(entry);
     this.#removeEmpty(guilty);
     this.#compact(new Set(guilty.map(({ batch }) => batch)));
-    // Those deaths that led to setting one aside are explained.
-    const left = guilty.length > 0 ? 0 : deaths;
-    this.#db.exec(`UPDATE bot SET running = '[]', alone = 0, deaths = ${left}`);
+    this.#db.exec(`
+      UPDATE bot SET running = '[]', alone = 0, failed = 0, deaths = ${deaths}
+    `);
+    if (guilty.length > 0) {
+      // Those deaths that led to setting one aside are explained.
+      this.#db.exec(
+        "UPDATE bot SET deaths = 0; UPDATE suspects SET failures = 0",
+      );
+      for (const entry of this.unfinished.values()) entry.failures = 0;
+    }
     return guilty;
   }
 
@@ -237,7 +248,8 @@ export class InboxLog<Y extends { update_id: number }> {
           prune.run(lastForgotten);
         }
         if (running !== undefined) {
-          run.run(JSON.stringify([...running.ids]), running.alone ? 1 : 0);
+          const { ids, alone, failed } = running;
+          run.run(JSON.stringify([...ids]), alone ? 1 : 0, failed ? 1 : 0);
         }
         if (isLong) this.#db.exec(FORGET_DEATHS);
       });
@@ -284,6 +296,7 @@ export class InboxLog<Y extends { update_id: number }> {
       update,
       batch,
       deaths: 0,
+      failures: 0,
       alone: 0,
       replayed,
       taken: false,

@@ -17,6 +17,7 @@
  */
 import { fileURLToPath } from "node:url";
 import type { DatabaseSync } from "node:sqlite";
+import { onFailure } from "./_failure.ts";
 import { closeInboxFile, openInboxFile } from "./_sqlite_file.ts";
 import {
   type Entry,
@@ -60,12 +61,15 @@ export interface SqliteInboxOptions {
    */
   synchronous?: "full" | "normal";
   /**
-   * How many times the process may die while an update runs: an integer of at
-   * least 1. The last of these attempts is made while nothing else runs, for
-   * some seconds; then the others go on. As a death can still be a kill from
-   * outside, the update is set aside once that many deaths in a row hit it alone.
-   * Every other death, at which it was not running, proves that something else
-   * kills the process, and takes one more, until a life lasts for a minute.
+   * How many times the process may die while an update runs, until the update is
+   * set aside: an integer of at least 1. The last of these attempts is made while
+   * nothing else runs, for some seconds; then the others go on.
+   *
+   * This counts the deaths that the process sees coming: uncaught errors, and
+   * exits with a code that tells of a failure. Any other can be a kill from
+   * outside, so it takes that many of them in a row while the update runs alone.
+   * Every death at which it was not running proves that something else kills the
+   * process, and takes one more, until a life lasts for a minute.
    *
    * @default 3
    */
@@ -221,6 +225,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** What the next transaction has to record. */
   #ended: Entry<Y>[] = [];
   #runningChanged = false;
+  /** Whether the process is about to end through a failure of its own. */
+  #failing = false;
+  #ignoreFailures: (() => void) | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #wakeAppend: (() => void) | undefined;
   #wakeTake: (() => void) | undefined;
@@ -254,7 +261,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     let guilty: Entry<Y>[];
     try {
       log = new InboxLog<Y>(db, this.#path, tombstones);
-      guilty = log.load((entry, others) => entry.alone >= maxAttempts + others);
+      guilty = log.load(({ alone, failures }, others) =>
+        alone > 0 && failures >= maxAttempts || alone >= maxAttempts + others
+      );
     } catch (error) {
       closeInboxFile(db);
       throw error;
@@ -269,6 +278,14 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#suspect = undefined;
     this.#ended = [];
     this.#runningChanged = false;
+    this.#ignoreFailures = onFailure(() => {
+      this.#failing = this.#runningChanged = true;
+      this.#flush();
+      // Should the process live on, this is taken back.
+      this.#failing = false;
+      this.#runningChanged = true;
+      this.#arm(FLUSH_MS);
+    });
     for (const { id, update, deaths } of guilty) {
       run.emit({
         type: "inbox",
@@ -430,6 +447,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const log = this.#log;
     if (db === undefined || log === undefined) return;
     this.#stopWaiting();
+    this.#ignoreFailures?.();
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#db = this.#log = this.#run = undefined;
@@ -510,7 +528,11 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       fresh,
       ended: this.#ended,
       running: this.#runningChanged
-        ? { ids: this.#running, alone: this.#suspect !== undefined }
+        ? {
+          ids: this.#running,
+          alone: this.#suspect !== undefined,
+          failed: this.#failing,
+        }
         : undefined,
     });
     this.#ended = [];

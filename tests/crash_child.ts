@@ -18,14 +18,25 @@ function note(what: string, { update_id }: Update): void {
   writeSync(log, `${what} ${update_id} ${Date.now()}\n`);
 }
 
+/** What updates can do to the process. */
+const deaths: Record<string, () => void> = {
+  kill: () => Deno.kill(Deno.pid, "SIGKILL"),
+  exit: () => Deno.exit(1),
+  throw: () =>
+    setTimeout(() => {
+      throw new Error("nobody catches this");
+    }),
+  reject: () => void Promise.reject(new Error("nobody catches this")),
+};
+
 const bot = new Bot(token, { client: { apiRoot: url } });
 bot.use(sequentialize());
 bot.use(async (ctx) => {
   note("start", ctx.update);
   const [how, ms = "0"] = ctx.msg!.text!.split(" ");
-  if (how === "poison") Deno.kill(Deno.pid, "SIGKILL");
+  deaths[how]?.();
   await new Promise((resolve) => setTimeout(resolve, Number(ms)));
-  if (how === "late-poison") Deno.kill(Deno.pid, "SIGKILL");
+  deaths[how.replace("late-", "")]?.();
   note("end", ctx.update);
 });
 

@@ -553,18 +553,94 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   assertEquals(ids(await open.take(9, NEVER)), [7]);
 });
 
+/** Does what the runtime does when nobody has caught an error. */
+function failProcess(): void {
+  const events: { emit(name: string): void } = process;
+  events.emit("uncaughtExceptionMonitor");
+}
+
 /** An inbox in a process that dies again and again. */
-function mortal(dir: ReturnType<typeof tempDir>) {
+function mortal(
+  dir: ReturnType<typeof tempDir>,
+  options?: SqliteInboxOptions,
+) {
   let n = 0;
   let inbox: Awaited<ReturnType<typeof openInbox>>;
+  async function die() {
+    crash(dir.path(`${n}`), dir.path(`${++n}`));
+    await inbox.close();
+  }
   return {
-    start: async () => inbox = await openInbox(dir.path(`${n}`)),
-    async die() {
-      crash(dir.path(`${n}`), dir.path(`${++n}`));
-      await inbox.close();
+    start: async () => inbox = await openInbox(dir.path(`${n}`), options),
+    die,
+    async fail() {
+      failProcess();
+      await die();
     },
   };
 }
+
+for (const [maxAttempts, deaths] of [[5, 5], [3, 3], [2, 2], [1, 2]]) {
+  Deno.test(`with ${maxAttempts} attempts, an update that fails the process is set aside after ${deaths}`, async () => {
+    using dir = tempDir();
+    const life = mortal(dir, { maxAttempts });
+    const first = await life.start();
+    await first.append(tiny(1, 2, 3), NEVER);
+    assertEquals(ids(await first.take(9, NEVER)), [1, 2, 3]);
+    await life.fail();
+    for (let i = 2; i < deaths; i++) {
+      const inbox = await life.start();
+      assertEquals(ids(await inbox.take(9, NEVER)), [1, 2, 3]);
+      await life.fail();
+    }
+    const last = await life.start();
+    const [innocent] = await last.take(9, NEVER);
+    assertEquals(innocent.update_id, 1);
+    last.settle(innocent);
+    assertEquals(ids(await last.take(9, NEVER)), [2]);
+    await life.fail();
+    await using inbox = await life.start();
+    assertEquals(inbox.quarantined(), [{ update: { update_id: 2 }, deaths }]);
+    assertEquals(ids(await inbox.take(9, NEVER)), [3]);
+  });
+}
+
+Deno.test("a failure that the process lives through is forgotten", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  await (await start()).append(tiny(1), NEVER);
+  await die();
+  for (let deaths = 0; deaths < 5; deaths++) {
+    const inbox = await start();
+    assertEquals(inbox.quarantined(), []);
+    assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+    failProcess();
+    await time.tickAsync(20);
+    await die();
+  }
+});
+
+Deno.test("failures for which an update was set aside count for no other", async () => {
+  using dir = tempDir();
+  const { start, fail } = mortal(dir);
+  const first = await start();
+  await first.append(tiny(1, 2), NEVER);
+  await first.take(9, NEVER);
+  await fail();
+  await (await start()).take(9, NEVER);
+  await fail();
+  assertEquals(ids(await (await start()).take(9, NEVER)), [1]);
+  await fail();
+  for (let deaths = 0; deaths < 3; deaths++) {
+    const inbox = await start();
+    assertEquals(ids(inbox.quarantined().map(({ update }) => update)), [1]);
+    assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+    await fail();
+  }
+  await using inbox = await start();
+  assertEquals(ids(inbox.quarantined().map(({ update }) => update)), [1, 2]);
+});
 
 Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
   using time = new FakeTime();

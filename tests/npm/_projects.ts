@@ -72,12 +72,14 @@ export async function setUp(): Promise<void> {
   const workersBot = await Deno.readTextFile("tests/npm/workers_bot.ts");
   const worker = await Deno.readTextFile("tests/npm/worker.ts");
   const sqliteBot = await Deno.readTextFile("tests/npm/sqlite_bot.ts");
+  const poison = await Deno.readTextFile("tests/npm/poison.ts");
   await fill(lean, { bot, workers_bot: workersBot, worker });
   await fill(full, {
     bot,
     workers_bot: workersBot,
     worker,
     sqlite_bot: sqliteBot,
+    poison,
     entry_points: ENTRY_POINTS
       .map((name, i) => `export * as _${i} from "${name}";\n`).join(""),
   });

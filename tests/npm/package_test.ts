@@ -134,6 +134,18 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
         );
         assertEquals(stdout, "1 2 Hello\n");
       });
+
+      Deno.test(`${name} sets an update aside that fails the process three times by ${how}`, async () => {
+        const path = `${dir}/${id}.${extension}.poison.db`;
+        const program = [`${full}/poison.${extension}`, path];
+        for (let deaths = 0; deaths < 3; deaths++) {
+          const { stderr } = await tryToRun(command, program);
+          assertMatch(stderr, /nobody catches this/);
+        }
+        const { stdout } = await run(command, program);
+        const quarantined = [{ update: { update_id: 7 }, deaths: 3 }];
+        assertEquals(JSON.parse(stdout), quarantined);
+      });
     }
   }
 
