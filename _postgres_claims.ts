@@ -42,6 +42,11 @@ export class Claims<Y extends { update_id: number }> {
     return this.#running.size;
   }
 
+  /** Those of the updates that run here, unless others have them. */
+  held(): Claim[] {
+    return [...this.#running.values()].filter(({ lost }) => !lost);
+  }
+
   /** Whether the update of a job runs here. */
   has({ id }: Job): boolean {
     return [...this.#running.values()].some((taken) => taken.id === id);
@@ -87,8 +92,7 @@ export class Claims<Y extends { update_id: number }> {
 
   /** Keeps all claims alive. Returns how many running updates others have now. */
   async touch(): Promise<number> {
-    const running = [...this.#running.values()].filter(({ lost }) => !lost);
-    const claims = [...running, ...this.#ended]
+    const claims = [...this.held(), ...this.#ended]
       .map(({ id, retryCount }) => ({ id, retryCount }));
     if (claims.length === 0) return 0;
     const held = await this.#queue.touch(claims);
@@ -108,9 +112,7 @@ export class Claims<Y extends { update_id: number }> {
   /** Leaves all that has not ended to others. Tries once. */
   async close(): Promise<void> {
     await this.#telling;
-    for (const taken of this.#running.values()) {
-      if (!taken.lost) this.#unwanted.add(taken);
-    }
+    for (const claim of this.held()) this.#unwanted.add(claim);
     await this.#tellOnce();
   }
 

@@ -1,8 +1,5 @@
-import "./_postgres_runtime.ts";
-// deno-lint-ignore no-import-prefix -- raw files have no import map
-import pg from "npm:pg@^8.16";
-// deno-lint-ignore no-import-prefix -- raw files have no import map
-import type { Db } from "npm:pg-boss@^12.38";
+import { type Client, connect } from "./_postgres_client.ts";
+import type { Db } from "./_postgres_queue.ts";
 import { sleep } from "./_time.ts";
 
 /** How often those who do not lead try to. */
@@ -19,15 +16,6 @@ const CHECKS = 3;
 
 /** @param run Is called with the process of the server behind the connection */
 type WhileBusy = (run: (backend: number) => Promise<void>) => Promise<void>;
-
-interface Client {
-  connect(): Promise<void>;
-  // deno-lint-ignore no-explicit-any -- rows are what the statement makes them
-  query(text: string, values?: unknown[]): Promise<{ rows: any[] }>;
-  end(): Promise<void>;
-  on(event: "error", listener: (error: Error) => void): void;
-  on(event: "end", listener: () => void): void;
-}
 
 /**
  * The right to fetch for a bot, which one machine has at a time: an advisory lock
@@ -142,19 +130,13 @@ export class Leadership {
   }
 
   async #connect(signal: AbortSignal): Promise<Client> {
-    const client: Client = new pg.Client({
-      connectionString: this.#connectionString,
-      application_name: "grammy_runner lead",
-      connectionTimeoutMillis: 5000,
-      // Whoever waits for longer cannot lead.
-      query_timeout: SILENCE_MS,
-      keepAlive: true,
-    });
-    const ended = () => this.#client === client && this.lose();
-    client.on("error", ended);
-    client.on("end", ended);
+    const client = await connect(
+      this.#connectionString,
+      "lead",
+      SILENCE_MS, // whoever waits for longer cannot lead
+      (client) => this.#client === client && this.lose(),
+    );
     try {
-      await client.connect();
       await client.query(`SET idle_session_timeout = ${SILENCE_MS}`);
       const session = await this.#nameSession(client);
       signal.throwIfAborted();
@@ -162,7 +144,7 @@ export class Leadership {
       this.#session = session;
       return client;
     } catch (error) {
-      client.end().catch(() => {}); // it may not even have begun
+      client.end().catch(() => {}); // it may have failed before
       throw error;
     }
   }

@@ -18,6 +18,9 @@ const DAY = 24 * 60 * 60;
 const REMEMBER_SECONDS = 2 * DAY;
 /** pg-boss would drop updates after that. */
 const NEVER = 10 * 365 * DAY;
+/** The jobs of claims that nobody else has by now. */
+const HELD = `name = $1 AND id = ANY($2::uuid[]) AND state = 'active'
+  AND id::text || ':' || retry_count = ANY($3)`;
 /** How long a statement may take, so that a server that hangs is noticed. */
 const QUERY_MS = 30_000;
 
@@ -39,10 +42,14 @@ export interface Entry {
 /** What the queue stores; a string keeps what the type `jsonb` would change. */
 interface Stored {
   json: string;
+  /** How many of the deaths are known not to have been kills from outside. */
+  failures?: number;
+  /** Whether the update ran alone at the last of them. */
+  alone?: boolean;
 }
 
 /** An update that was claimed. */
-export interface Job extends Claim, Stored {}
+export interface Job extends Claim, Required<Stored> {}
 
 /** An update that is set aside. */
 interface StoredAside extends Stored {
@@ -186,7 +193,9 @@ export class PostgresQueue {
     const batchSize = limit;
     const jobs = await this.#boss.fetch<Stored>(this.name, { batchSize });
     return jobs
-      .map(({ id, retryCount, data: { json } }) => ({ id, retryCount, json }))
+      .map(({ id, retryCount, data }) => (
+        { failures: 0, alone: false, ...data, id, retryCount }
+      ))
       .sort((a, b) => a.id < b.id ? -1 : 1);
   }
 
@@ -206,17 +215,34 @@ export class PostgresQueue {
     const { rows } = await this.#db.executeSql(
       `UPDATE ${SCHEMA}.job
        SET state = 'created', started_on = NULL, heartbeat_on = NULL
-       WHERE name = $1 AND id = ANY($2::uuid[]) AND state = 'active'
-         AND id::text || ':' || retry_count = ANY($3)
-       RETURNING id`,
-      [
-        this.name,
-        claims.map(({ id }) => id),
-        claims.map(({ id, retryCount }) => `${id}:${retryCount}`),
-      ],
+       WHERE ${HELD} RETURNING id`,
+      this.#held(claims),
     );
     if (rows.length > 0) await this.notify();
     return rows.length;
+  }
+
+  /**
+   * Notes that this machine fails while updates run.
+   *
+   * @param failures 1 if it does; -1 if it has not died of that
+   * @param alone Whether nothing else runs
+   */
+  async countFailures(
+    claims: Claim[],
+    failures: 1 | -1,
+    alone: boolean,
+    db = this.#db,
+  ): Promise<void> {
+    await db.executeSql(
+      `UPDATE ${SCHEMA}.job
+       SET data = data || jsonb_build_object(
+         'failures', coalesce((data->>'failures')::int, 0) + $4::int,
+         'alone', $5::boolean
+       )
+       WHERE ${HELD}`,
+      [...this.#held(claims), failures, alone],
+    );
   }
 
   /** Frees what machines that have gone silent held. */
@@ -256,6 +282,12 @@ export class PostgresQueue {
       const held = await this.#boss.complete(this.name, [job], null, { db });
       if (!settled(held).has(id)) return;
       await this.#boss.insert(this.#aside, [{ id, data }], { db });
+      // What led to this is explained, and counts for no other.
+      await db.executeSql(
+        `UPDATE ${SCHEMA}.job SET data = data - 'failures'
+         WHERE name = $1 AND state < 'completed' AND data ? 'failures'`,
+        [this.name],
+      );
     });
   }
 
@@ -301,6 +333,15 @@ export class PostgresQueue {
       await transaction.rollback();
       throw error;
     }
+  }
+
+  /** The parameters of {@link HELD}. */
+  #held(claims: Claim[]): unknown[] {
+    return [
+      this.name,
+      claims.map(({ id }) => id),
+      claims.map(({ id, retryCount }) => `${id}:${retryCount}`),
+    ];
   }
 
   /** Ids drop what is known, and order what was inserted at the same moment. */

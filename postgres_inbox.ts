@@ -17,11 +17,13 @@
  * @module
  */
 import { createHash } from "node:crypto";
+import { onFailure } from "./_failure.ts";
 import { keyOf } from "./_key.ts";
 import { Claims } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
 import { hintOf, isPassing, Outage } from "./_postgres_outage.ts";
 import {
+  type Claim,
   type Db,
   type Entry,
   HEARTBEAT_SECONDS,
@@ -29,6 +31,7 @@ import {
   PostgresQueue,
 } from "./_postgres_queue.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
+import { Witness } from "./_postgres_witness.ts";
 import { ALONE_MS, aloneMs } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
@@ -71,11 +74,13 @@ export interface PostgresInboxOptions<Y> {
    */
   maxBacklog?: number;
   /**
-   * How many machines may die while an update runs: an integer of at least 1.
-   * From the last of these attempts on, it runs while nothing else does on its
-   * machine, for some seconds; then the others go on. As a death can still be a
-   * kill from outside, the update is set aside once that many machines have died
-   * of it alone.
+   * How many machines may die while an update runs, until the update is set aside:
+   * an integer of at least 1. The last of these attempts is made while nothing
+   * else runs on its machine, for some seconds; then the others go on.
+   *
+   * This counts the deaths that a machine sees coming: uncaught errors, and exits
+   * with a code that tells of a failure. Any other can be a kill from outside, so
+   * it takes that many of them while the update runs alone.
    *
    * @default 3
    */
@@ -232,6 +237,7 @@ interface Session<Y extends { update_id: number }> {
   readonly queue: PostgresQueue;
   readonly claims: Claims<Y>;
   readonly leadership: Leadership;
+  readonly witness: Witness;
   readonly outage: Outage;
   /** Aborts when the inbox is closed. */
   readonly closing: AbortController;
@@ -244,7 +250,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   readonly #maxBacklog: number;
   /** From so many deaths on, an update runs alone, or not at all. */
   readonly #aloneFrom: number;
-  readonly #asideFrom: number;
+  readonly #maxAttempts: number;
   /** Whether a run has the inbox, from the first moment of opening on. */
   #isInUse = false;
   /** Set iff the inbox is open. */
@@ -261,6 +267,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   readonly #dangerous = new Set<number>();
   /** Set while such an update runs, or waits for the others to end. */
   #patience: ReturnType<typeof setTimeout> | undefined;
+  /** What the machine was about to die of. */
+  #failed: Claim[] = [];
+  #ignoreFailures: (() => void) | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
   /** What is done until the inbox is closed; never rejects. */
@@ -283,7 +292,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#key = key;
     this.#maxBacklog = maxBacklog;
     this.#aloneFrom = Math.max(1, maxAttempts - 1);
-    this.#asideFrom = this.#aloneFrom + maxAttempts;
+    this.#maxAttempts = maxAttempts;
   }
 
   async open(run: InboxRun<Y>): Promise<void> {
@@ -305,6 +314,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       this.#isInUse = false;
       throw error;
     }
+    this.#ignoreFailures = onFailure(this.#fail);
     this.#repeating = [
       this.#beat(this.#session),
       this.#keepHouse(this.#session),
@@ -325,12 +335,14 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       `grammy_runner/${queue.name}`,
       (run) => queue.whileBusy(run),
     );
+    const witness = new Witness(this.#connectionString);
     const closing = new AbortController();
     const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
       this.#waiting += left;
       this.#look();
     });
     this.#wary = false;
+    this.#failed = [];
     this.#dangerous.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
@@ -340,8 +352,10 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         signal,
       );
       await outage.retry(() => this.#count(queue), signal);
+      await outage.retry(() => witness.prepare(), signal);
     } catch (error) {
-      const closed = queue.close().catch(() => {}); // the first error tells more
+      const closed = Promise.all([queue.close(), witness.close()])
+        .catch(() => {}); // the first error tells more
       signal.throwIfAborted();
       await closed;
       if (error instanceof RangeError) throw error;
@@ -352,7 +366,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         { cause: error },
       );
     }
-    return { emit, queue, claims, leadership, outage, closing };
+    return { emit, queue, claims, leadership, witness, outage, closing };
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
@@ -420,15 +434,17 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#session = undefined;
     this.#isInUse = false;
     this.#stopWaiting();
-    const { queue, claims, leadership, closing, emit } = session;
+    this.#ignoreFailures?.();
+    const { queue, claims, leadership, witness, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
+    const dismissed = witness.close();
     const end = async () => {
       await this.#claiming;
       try {
         await claims.close();
       } finally {
         await leadership.close();
-        await Promise.all([queue.close(), ...this.#repeating]);
+        await Promise.all([queue.close(), dismissed, ...this.#repeating]);
       }
     };
     const { signal } = new AbortController();
@@ -560,7 +576,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     jobs: Job[],
   ): Promise<Job[]> {
     const suspects = jobs.filter((job) =>
-      job.retryCount >= this.#aloneFrom && job.retryCount < this.#asideFrom &&
+      job.retryCount >= this.#aloneFrom && !this.#isGuilty(job) &&
       !claims.has(job)
     );
     const canRunAlone = jobs.length === 1 && this.#dangerous.size === 0;
@@ -576,11 +592,16 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     return jobs.filter((job) => !suspects.includes(job));
   }
 
+  #isGuilty({ retryCount, failures, alone }: Job): boolean {
+    return alone && failures >= this.#maxAttempts ||
+      retryCount >= this.#aloneFrom + this.#maxAttempts;
+  }
+
   #handOut(session: Session<Y>, jobs: Job[]): Y[] {
     const updates: Y[] = [];
     for (const job of jobs) {
       const update: Y = JSON.parse(job.json);
-      if (job.retryCount >= this.#asideFrom && !session.claims.has(job)) {
+      if (this.#isGuilty(job) && !session.claims.has(job)) {
         this.#setAside(session, job, update);
       } else if (session.claims.add(job, update)) {
         this.#dangerous.add(update.update_id);
@@ -633,11 +654,28 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     }
   }
 
+  /** Leaves word for the others, with the last thing that this machine can do. */
+  readonly #fail = (): void => {
+    if (this.#session === undefined || this.#failed.length > 0) return;
+    const { queue, claims, witness } = this.#session;
+    const failed = this.#failed = claims.held();
+    if (failed.length === 0) return;
+    witness.send((db) => queue.countFailures(failed, 1, this.#alone, db));
+  };
+
   /** Shows that this machine is alive, whatever else takes its time. */
   #beat(session: Session<Y>): Promise<void> {
     return repeat(session, async () => {
-      const lost = await session.claims.touch();
+      const { queue, claims, witness } = session;
+      const lost = await claims.touch();
       if (lost > 0) session.emit(runsAgain(lost));
+      const failed = this.#failed;
+      if (failed.length > 0) {
+        // The machine has lived through it.
+        await queue.countFailures(failed, -1, false);
+        this.#failed = [];
+      }
+      await witness.prepare();
     });
   }
 

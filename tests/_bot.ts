@@ -1,5 +1,6 @@
 /** What the end-to-end tests share: a real bot against the local server. */
 import { Bot, type Context } from "grammy";
+import process from "node:process";
 import { run, type RunnerHandle, type RunOptions } from "../mod.ts";
 import { type BotApiServer, startBotApiServer } from "../testing.ts";
 import type { Update } from "../deps.ts";
@@ -82,4 +83,10 @@ export async function until(condition: () => boolean): Promise<void> {
     }
     await sleep(1);
   }
+}
+
+/** Does what the runtime does when nobody has caught an error. */
+export function failProcess(): void {
+  const events: { emit(name: string): void } = process;
+  events.emit("uncaughtExceptionMonitor");
 }

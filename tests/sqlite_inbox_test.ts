@@ -20,6 +20,7 @@ import { createSqliteInbox, type SqliteInboxOptions } from "../sqlite_inbox.ts";
 import {
   createBot,
   Deferred,
+  failProcess,
   pushTexts,
   runBot,
   sleep,
@@ -552,12 +553,6 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   await using open = await openInbox(dir.path());
   assertEquals(ids(await open.take(9, NEVER)), [7]);
 });
-
-/** Does what the runtime does when nobody has caught an error. */
-function failProcess(): void {
-  const events: { emit(name: string): void } = process;
-  events.emit("uncaughtExceptionMonitor");
-}
 
 /** An inbox in a process that dies again and again. */
 function mortal(

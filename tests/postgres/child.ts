@@ -19,7 +19,13 @@ bot.use(async (ctx) => {
   const id = ctx.update.update_id;
   note("start", id);
   const [how, ms = "0"] = ctx.msg!.text!.split(" ");
-  if (how === "poison") Deno.kill(Deno.pid, "SIGKILL");
+  if (how === "kill") Deno.kill(Deno.pid, "SIGKILL");
+  if (how === "exit") Deno.exit(1);
+  if (how === "throw") {
+    setTimeout(() => {
+      throw new Error("nobody catches this");
+    });
+  }
   await new Promise((resolve) => setTimeout(resolve, Number(ms)));
   note("end", id);
 });

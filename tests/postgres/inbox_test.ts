@@ -17,6 +17,7 @@ import { run } from "../../mod.ts";
 import {
   createBot,
   Deferred,
+  failProcess,
   pushTexts,
   runBot,
   sleep,
@@ -485,6 +486,49 @@ Deno.test("an update that machines keep dying of is set aside, and its chat goes
   const again = inbox.take(9, NEVER);
   await inbox.settle(taken);
   assertEquals(await again, [bad]);
+});
+
+/** What PostgreSQL knows of the failures of machines, by update. */
+async function readFailures(url: string): Promise<string> {
+  const rows = await postgres.query(
+    `SELECT coalesce(data->>'failures', 'none') FROM grammy_runner.job
+     WHERE name = 'bot-1' AND state < 'completed' ORDER BY id`,
+    url,
+  );
+  return rows.join();
+}
+
+Deno.test("a machine that fails leaves word of what runs, and takes it back if it lives on", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2, 3), NEVER);
+  const [ended] = await inbox.take(2, NEVER);
+  await inbox.settle(ended);
+  failProcess();
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1,none");
+  await waitUntil(async () => await readFailures(url) === "0,none");
+});
+
+Deno.test("an update that machines have failed of while it ran alone is set aside, and no other pays for it", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2, 3), NEVER);
+  const fail = (id: number, failures: number, alone: boolean) =>
+    postgres.query(
+      `UPDATE grammy_runner.job SET data = data || '{"failures":${failures},"alone":${alone}}'
+       WHERE name = 'bot-1' AND data->>'json' = '{"update_id":${id}}'`,
+      url,
+    );
+  for (const id of [1, 2, 3]) await recordDeaths(url, id, 3);
+  await fail(1, 3, true);
+  await fail(2, 3, false);
+  await fail(3, 2, true);
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+  await waitUntil(() => inbox.stats!().quarantined === 1);
+  const [{ update, deaths }, ...others] = await inbox.quarantined();
+  assertEquals([update, deaths, others], [tiny(1)[0], 3, []]);
+  assertEquals(await readFailures(url), "none,none");
 });
 
 Deno.test("as long as the database is full, updates stay on Telegram", async () => {

@@ -1,0 +1,41 @@
+import "./_postgres_runtime.ts";
+// deno-lint-ignore no-import-prefix -- raw files have no import map
+import pg from "npm:pg@^8.16";
+
+/** A connection of its own, outside the pool. */
+export interface Client {
+  // deno-lint-ignore no-explicit-any -- rows are what the statement makes them
+  query(text: string, values?: unknown[]): Promise<{ rows: any[] }>;
+  end(): Promise<void>;
+}
+
+/**
+ * Opens a connection.
+ *
+ * @param purpose What the server shows to those who look at its connections
+ * @param queryMs How long a statement may take
+ * @param onEnd Called when the connection has ended, whoever has ended it
+ */
+export async function connect(
+  connectionString: string,
+  purpose: string,
+  queryMs: number,
+  onEnd: (client: Client) => void,
+): Promise<Client> {
+  const client = new pg.Client({
+    connectionString,
+    application_name: `grammy_runner ${purpose}`,
+    connectionTimeoutMillis: 5000,
+    query_timeout: queryMs,
+    keepAlive: true,
+  });
+  client.on("error", () => onEnd(client));
+  client.on("end", () => onEnd(client));
+  try {
+    await client.connect();
+    return client;
+  } catch (error) {
+    client.end().catch(() => {}); // it may not even have begun
+    throw error;
+  }
+}
