@@ -12,6 +12,7 @@ import { type Contender, median, medians, printTable } from "./measure.ts";
 import {
   bareRate,
   drain,
+  fetchAndHandle,
   fetchOnly,
   type Load,
   load,
@@ -118,6 +119,13 @@ const cases: Case[] = [
     count: 30_000,
     old: drain(thread, withoutRunner(), 30_000),
     current: drain(thread, withRunner(versions.current), 30_000),
+  },
+  {
+    name: "drain over HTTP; new = no runner at all",
+    target: 0,
+    count: 30_000,
+    old: drain(thread, withRunner(versions.old), 30_000),
+    current: fetchAndHandle(thread, 30_000),
   },
   {
     name: "drain over HTTP; new = only fetching",
