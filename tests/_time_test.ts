@@ -9,22 +9,13 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { backoff, type RetryInterval, sleep, withDeadline } from "../_time.ts";
+import { listenersOf } from "./_listeners.ts";
 
 /** A signal that knows how many listen to it. */
 function countListeners() {
   const controller = new AbortController();
   const { signal } = controller;
-  const listeners = new Set<unknown>();
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners.add(args[1]);
-    addEventListener.apply(signal, args as never);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners.delete(args[1]);
-    removeEventListener.apply(signal, args as never);
-  };
-  return { controller, signal, listeners };
+  return { controller, signal, listeners: listenersOf(signal) };
 }
 
 /** Whether a promise is pending, resolved, or rejected. */

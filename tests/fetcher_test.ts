@@ -21,6 +21,7 @@ import {
   type RunnerOptions,
 } from "../fetcher.ts";
 import { type Fault, startBotApiServer } from "../testing.ts";
+import { listenersOf } from "./_listeners.ts";
 
 type Item = { update_id: number };
 type Args = {
@@ -454,21 +455,11 @@ for (const [name, outcome] of waits) {
   Deno.test(`fetcher ends the wait after ${name} at once when it is aborted`, async () => {
     using time = new FakeTime();
     const fake = new Fake([outcome]);
-    let listeners = 0;
-    const { signal } = fake;
-    const { addEventListener, removeEventListener } = signal;
-    signal.addEventListener = (...args: unknown[]) => {
-      listeners++;
-      addEventListener.apply(signal, args as never);
-    };
-    signal.removeEventListener = (...args: unknown[]) => {
-      listeners--;
-      removeEventListener.apply(signal, args as never);
-    };
+    const listeners = listenersOf(fake.signal);
     const promise = fake.supplier().supply();
     await time.runMicrotasks();
     assertEquals(fake.events.map((event) => event.type), ["poll-failed"]);
-    assertEquals(listeners, 1, "only the wait listens");
+    assertEquals(listeners.size, 1, "only the wait listens");
     const reason = new Error("stop");
     fake.controller.abort(reason);
     assertStrictEquals(await assertRejects(() => promise), reason);
@@ -480,17 +471,7 @@ for (const [name, outcome] of waits) {
 Deno.test("fetcher leaves no listeners and no timers behind", async () => {
   using time = new FakeTime();
   const fake = new Fake([OUTAGE, "deaf", answer(1)], [OUTAGE, answer()]);
-  const listeners = new Set<unknown>();
-  const { signal } = fake;
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners.add(args[1]);
-    addEventListener.apply(signal, args as never);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners.delete(args[1]);
-    removeEventListener.apply(signal, args as never);
-  };
+  const listeners = listenersOf(fake.signal);
   await settle(time, fake.supplier().supply());
   assertEquals(listeners.size, 0);
   assertEquals(time.next(), false);

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { UpdateInbox } from "../inbox.ts";
+import { listenersOf } from "./_listeners.ts";
 
 /** What is put through an inbox: durable ones want ids and something to store. */
 export type ConformanceUpdate = { update_id: number };
@@ -223,17 +224,18 @@ export function testInboxConformance(options: InboxConformance): void {
   });
 
   test("removes its listeners from the signals", 1, async (inbox) => {
-    const counted = countListeners();
-    const take = inbox.take(1, counted.signal);
+    const { signal } = new AbortController();
+    const listeners = listenersOf(signal);
+    const take = inbox.take(1, signal);
     assert(await waits(take));
-    await inbox.append(updates(1, 1), counted.signal);
+    await inbox.append(updates(1, 1), signal);
     await take;
-    await inbox.append(updates(2, 2), counted.signal);
-    const append = inbox.append(updates(3, 3), counted.signal);
+    await inbox.append(updates(2, 2), signal);
+    const append = inbox.append(updates(3, 3), signal);
     assert(await waits(append));
-    await inbox.take(1, counted.signal);
+    await inbox.take(1, signal);
     await append;
-    assertEquals(counted.size(), 0);
+    assertEquals(listeners.size, 0);
   });
 
   test("lets appending and taking run side by side", 10, async (inbox) => {
@@ -321,19 +323,4 @@ function range(from: number, to: number): number[] {
 
 function ids(updates: ConformanceUpdate[]): number[] {
   return updates.map((update) => update.update_id);
-}
-
-function countListeners(): { signal: AbortSignal; size(): number } {
-  const { signal } = new AbortController();
-  const listeners = new Set<unknown>();
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners.add(args[1]);
-    addEventListener.apply(signal, args as never);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners.delete(args[1]);
-    removeEventListener.apply(signal, args as never);
-  };
-  return { signal, size: () => listeners.size };
 }
