@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { first } from "./_sqlite_file.ts";
 
@@ -78,6 +79,7 @@ export class InboxLog<Y extends { update_id: number }> {
   readonly quarantine = new Map<number, QuarantinedUpdate<Y>>();
   readonly #db: DatabaseSync;
   readonly #path: string;
+  readonly #inode: number | undefined;
   readonly #tombstones: number;
   readonly #statements: Record<
     | "append"
@@ -108,6 +110,7 @@ export class InboxLog<Y extends { update_id: number }> {
   constructor(db: DatabaseSync, path: string, tombstones: number) {
     this.#db = db;
     this.#path = path;
+    this.#inode = inodeOf(path);
     this.#tombstones = tombstones;
     this.#statements = {
       append: db.prepare("INSERT INTO batches VALUES (?, ?)"),
@@ -378,6 +381,10 @@ export class InboxLog<Y extends { update_id: number }> {
 
   #transact<T>(write: () => T): T {
     try {
+      // SQLite would go on writing to a file that nobody can find.
+      if (inodeOf(this.#path) !== this.#inode) {
+        throw new Error("it has been removed, moved, or replaced");
+      }
       const result = transact(this.#db, write);
       this.broken = undefined;
       return result;
@@ -391,6 +398,10 @@ export class InboxLog<Y extends { update_id: number }> {
       throw this.broken;
     }
   }
+}
+
+function inodeOf(path: string): number | undefined {
+  return statSync(path, { throwIfNoEntry: false })?.ino;
 }
 
 function toJson(updates: unknown[]): string {

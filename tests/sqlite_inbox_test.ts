@@ -845,37 +845,71 @@ Deno.test("what a source without confirm has given is stored at a stop, also in 
   assertEquals([...seen, ...ids(rest)], [1, 2, 3, 4, 5]);
 });
 
-Deno.test("a disk that is full stops fetching, and what is stored still runs", async () => {
-  using dir = tempDir();
-  await using server = await startServer();
-  const inbox = createSqliteInbox<Update>(dir.path());
-  const release = new Deferred();
-  const seen: number[] = [];
-  const handle = runBot(server, async (ctx) => {
-    seen.push(ctx.update.update_id);
-    await release.promise;
-  }, { inbox, runner: { silent: true }, sink: { concurrency: 2 } });
-  const stored = pushTexts(server, 10).map((update) => update.update_id);
-  await until(() => seen.length === 2);
-  const exec = DatabaseSync.prototype.exec;
-  const task = assertRejects(
-    () => handle.task()!,
-    Error,
-    `Cannot write to inbox: ${dir.path()} must be writable, with space left on the disk: database or disk is full`,
-  );
-  let more: number[];
-  try {
+/** What can happen to a file that is open, and what is said about it. */
+const LOSSES: [
+  what: string,
+  cause: string,
+  change: (path: string) => (() => void) | void,
+][] = [
+  ["disk that is full", "database or disk is full", () => {
+    const { exec } = DatabaseSync.prototype;
     DatabaseSync.prototype.exec = function (sql) {
       if (sql === "COMMIT") throw new Error("database or disk is full");
       exec.call(this, sql);
     };
-    more = pushTexts(server, 3).map((update) => update.update_id);
-    await until(() => !handle.isRunning());
-    release.resolve();
-    await task;
-  } finally {
-    DatabaseSync.prototype.exec = exec;
-  }
-  assertEquals(seen, stored);
-  assertEquals(server.unconfirmed().map((update) => update.update_id), more);
-});
+    return () => void (DatabaseSync.prototype.exec = exec);
+  }],
+  [
+    "file that is removed",
+    "it has been removed, moved, or replaced",
+    (path) => {
+      Deno.removeSync(path);
+    },
+  ],
+  ["file that is moved", "it has been removed, moved, or replaced", (path) => {
+    Deno.renameSync(path, `${path}.old`);
+  }],
+  [
+    "file that is replaced",
+    "it has been removed, moved, or replaced",
+    (path) => {
+      Deno.copyFileSync(path, `${path}.copy`);
+      Deno.renameSync(`${path}.copy`, path);
+    },
+  ],
+];
+
+for (const [what, cause, change] of LOSSES) {
+  Deno.test(`a ${what} stops fetching, and what is stored still runs`, async () => {
+    using dir = tempDir();
+    await using server = await startServer();
+    const inbox = createSqliteInbox<Update>(dir.path());
+    const release = new Deferred();
+    const seen: number[] = [];
+    const handle = runBot(server, async (ctx) => {
+      seen.push(ctx.update.update_id);
+      await release.promise;
+    }, { inbox, runner: { silent: true }, sink: { concurrency: 2 } });
+    const stored = pushTexts(server, 10).map((update) => update.update_id);
+    await until(() => seen.length === 2);
+    const task = assertRejects(
+      () => handle.task()!,
+      Error,
+      `Cannot write to inbox: ${dir.path()} must be writable, with space left on the disk: ${cause}`,
+    );
+    const restore = change(dir.path());
+    try {
+      const more = pushTexts(server, 3).map((update) => update.update_id);
+      await until(() => !handle.isRunning());
+      release.resolve();
+      await task;
+      assertEquals(seen, stored);
+      assertEquals(
+        server.unconfirmed().map((update) => update.update_id),
+        more,
+      );
+    } finally {
+      restore?.();
+    }
+  });
+}
