@@ -1,5 +1,6 @@
-import { idOf, type Leftovers } from "./_leftovers.ts";
+import type { Leftovers } from "./_leftovers.ts";
 import { nextTurn, sleep } from "./_time.ts";
+import { Unconfirmed } from "./_unconfirmed.ts";
 import type {
   PollEvent,
   RunnerEvent,
@@ -74,17 +75,9 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Taken from the inbox, and not handed to the sink for lack of room. */
   #held: Y[] = [];
 
-  /** The newest batch from the source. */
-  #batch: Y[] = [];
-  /** Whether the batch after that one was asked for. */
+  readonly #unconfirmed = new Unconfirmed<Y>();
+  /** Whether the source was asked for more than the newest batch. */
   #askedForMore = false;
-  /**
-   * Largest id of the updates that have been handed to the sink since the newest
-   * batch arrived; `Infinity` if all of that is stored durably.
-   */
-  #touchedId = -Infinity;
-  /** Updates that a stop leaves on Telegram. */
-  #left = new Set<Y>();
   /** When updates were received; only if somebody wants to know. */
   readonly #receivedAt = new WeakMap<object, number>();
 
@@ -120,7 +113,7 @@ export class Run<Y> implements TaskObserver<Y> {
   stop(): void {
     if (this.stopping) return;
     this.stopping = true;
-    this.#left = this.#leave();
+    this.#leaveRest();
     this.#parts.emit({ type: "draining", updates: this.#outstanding });
     this.#stop.abort(new DOMException("The runner was stopped", "AbortError"));
     this.#parts.source.close();
@@ -293,7 +286,7 @@ export class Run<Y> implements TaskObserver<Y> {
         if (leading?.aborted) continue;
         if (!await this.#drainSource(generator, leading)) break;
         // Only who fetches confirms.
-        this.#batch = [];
+        this.#unconfirmed.forget();
       } finally {
         leading?.removeEventListener("abort", close);
         close();
@@ -335,7 +328,7 @@ export class Run<Y> implements TaskObserver<Y> {
         onReceived(batch);
       }
       if (signal.aborted && source.confirm) {
-        this.#left = this.#leave();
+        this.#leaveRest();
         return false;
       }
       try {
@@ -351,8 +344,8 @@ export class Run<Y> implements TaskObserver<Y> {
       }
       this.#appended += batch.length;
       if (inbox.durable) {
-        this.#touchedId = Infinity;
-        if (this.stopping) this.#left = this.#leave();
+        this.#unconfirmed.store();
+        if (this.stopping) this.#leaveRest();
       }
       if (leading?.aborted) return true;
     }
@@ -362,10 +355,7 @@ export class Run<Y> implements TaskObserver<Y> {
     const { source, observed } = this.#parts;
     this.#askedForMore = false;
     if (batch.length === 0) return;
-    if (source.confirm) {
-      this.#batch = batch;
-      this.#touchedId = -Infinity;
-    }
+    if (source.confirm) this.#unconfirmed.receive(batch);
     if (!observed) return;
     const now = Date.now();
     for (const update of batch) {
@@ -375,20 +365,12 @@ export class Run<Y> implements TaskObserver<Y> {
     }
   }
 
-  /**
-   * The updates that a stop leaves on Telegram: those that have not been
-   * acknowledged, have not been started, and come after all that have been.
-   */
-  #leave(): Set<Y> {
+  /** Leaves on Telegram what the source has not acknowledged, for a stop. */
+  #leaveRest(): void {
     const { source } = this.#parts;
     const acknowledged = source.acknowledged?.() ??
       (this.#askedForMore ? Infinity : -Infinity);
-    return new Set(
-      this.#batch.filter((update) => {
-        const id = idOf(update)!;
-        return id >= acknowledged && id > this.#touchedId;
-      }),
-    );
+    this.#unconfirmed.leave(acknowledged);
   }
 
   /** The half that handles: from the inbox into the sink. */
@@ -473,10 +455,9 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Whether to hand an update to the sink. */
   #mayRun(update: Y): boolean {
-    if (this.#left.size > 0 && this.#left.has(update)) return false;
+    if (this.#unconfirmed.isLeft(update)) return false;
     if (this.#awaitLeftover(update)) return false;
-    const id = idOf(update);
-    if (id !== undefined && id > this.#touchedId) this.#touchedId = id;
+    this.#unconfirmed.start(update);
     return true;
   }
 
@@ -525,13 +506,7 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Tells Telegram where to go on next time. */
   async #confirm(): Promise<void> {
     const { source, emit } = this.#parts;
-    let offset = this.#left.size > 0 ? Infinity : -Infinity;
-    for (const update of this.#left) offset = Math.min(offset, idOf(update)!);
-    if (this.#left.size === 0) {
-      for (const update of this.#batch) {
-        offset = Math.max(offset, idOf(update)! + 1);
-      }
-    }
+    const { offset } = this.#unconfirmed;
     if (!source.confirm || !Number.isFinite(offset)) return;
     try {
       await source.confirm(offset, this.#expiry.signal);
@@ -575,7 +550,7 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Reports updates as unstarted, unless they stay on Telegram. */
   #giveUp(updates: Y[]): void {
     for (const update of updates) {
-      if (!this.#left.has(update)) this.unstarted.push(update);
+      if (!this.#unconfirmed.isLeft(update)) this.unstarted.push(update);
     }
   }
 }

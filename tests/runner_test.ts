@@ -228,6 +228,10 @@ Deno.test("abortSignal never aborts outside a runner", () => {
 
 const STOPS: [name: string, count: number, options: RunOptions<Update>][] = [
   ["5 updates", 5, {}],
+  ["5 updates at concurrency 2 while the source waits", 5, {
+    source: { speedTrafficBalance: 1 },
+    sink: { concurrency: 2 },
+  }],
   ["60 updates at concurrency 5", 60, { sink: { concurrency: 5 } }],
   ["300 updates at concurrency 5 and lookahead 10", 300, {
     sink: { concurrency: 5 },
@@ -267,6 +271,21 @@ for (const [name, count, options] of STOPS) {
     });
   }
 }
+
+Deno.test("a stop while the source waits confirms all that a durable inbox has stored", async () => {
+  await using server = await startServer();
+  pushTexts(server, 5);
+  const inbox = new DurableInbox();
+  const stopped = new Deferred<void | Promise<void>>();
+  const handle = runBot(server, () => stopped.resolve(handle.stop()), {
+    inbox,
+    source: { speedTrafficBalance: 1, maxDelayMilliseconds: 60_000 },
+    sink: { concurrency: 2 },
+  });
+  await stopped.promise;
+  assertEquals(inbox.stored.size, 3);
+  assertEquals(server.unconfirmed(), []);
+});
 
 Deno.test("a handle can be started again before its stop has finished", async () => {
   await using server = await startServer();
