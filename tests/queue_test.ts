@@ -8,6 +8,7 @@ import {
 } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import fc from "fast-check";
+import type { WorkerEvent } from "../events.ts";
 import {
   DecayingDeque,
   type Slot,
@@ -489,7 +490,7 @@ Deno.test("parked task frees its room and resumes before new elements", async ()
   slots[0].resume();
   await settle();
   assertEquals(turn.state, "pending");
-  assertEquals(queue.room, -1);
+  assertEquals([queue.running, queue.parked, queue.room], [2, 1, -1]);
   const capacity = watch(queue.capacity());
   tasks[1].resolve();
   await settle();
@@ -793,6 +794,48 @@ Deno.test("oldest running task tells for how long it has had its slot", () => {
   assertEquals(queue.oldestRunningMs, 15);
   slots[0].park();
   assertEquals(queue.oldestRunningMs, 5);
+});
+
+Deno.test("without a time limit and an observer, the clock of a task starts with the first look", () => {
+  using time = new FakeTime();
+  const { queue } = setup();
+  queue.add([0]);
+  time.tick(10);
+  assertEquals(queue.oldestRunningMs, 0);
+  time.tick(5);
+  assertEquals(queue.oldestRunningMs, 5);
+});
+
+Deno.test("observer hears of slots that its tasks give up and get back, and of events", async () => {
+  const { queue, tasks, slots, observer } = setup({ concurrency: 1 });
+  const heard: unknown[] = [];
+  const event: WorkerEvent = {
+    type: "worker-started",
+    worker: 1,
+    durationMs: 5,
+  };
+  queue.add([0], {
+    ...observer,
+    parked: (elem) => heard.push(`parked ${elem}`),
+    resumed: (elem) => heard.push(`resumed ${elem}`),
+    emit: (event) => heard.push(event),
+  });
+  slots[0].emit!(event);
+  slots[0].park();
+  queue.add([1]);
+  slots[0].resume();
+  assertEquals(heard, [event, "parked 0"]);
+  tasks[1].resolve();
+  await settle();
+  assertEquals(heard, [event, "parked 0", "resumed 0"]);
+});
+
+Deno.test("no timer is left while all tasks are parked", () => {
+  using time = new FakeTime();
+  const { queue, slots } = setup({ timeout: 100 });
+  queue.add([0]);
+  slots[0].park();
+  assertEquals(time.next(), false);
 });
 
 Deno.test("stop callbacks go to the observer of the element", () => {
