@@ -559,9 +559,13 @@ function isAbort(error: unknown): boolean {
   return (error as Error | undefined)?.name === "AbortError";
 }
 
-/** A signal that aborts with the first of those there are. */
+/**
+ * A signal that aborts with the first of those there are. `globalThis` keeps
+ * esbuild from renaming the class of that name that grammY's requests look for.
+ */
 function anyOf(signal: AbortSignal, other?: AbortSignal): AbortSignal {
-  return other === undefined ? signal : AbortSignal.any([signal, other]);
+  if (other === undefined) return signal;
+  return globalThis.AbortSignal.any([signal, other]);
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -183,7 +183,8 @@ export function createUpdateFetcher<Y extends { update_id: number }, R>(
 ) => Promise<Y[]> {
   const { supply } = createUpdateSupplier(bot, options);
   return async (batchSize, signal, emit) => {
-    if (signal instanceof AbortSignal) {
+    // Named this way for esbuild, see `anyOf` in `_run.ts`.
+    if (signal instanceof globalThis.AbortSignal) {
       return await supply(
         batchSize,
         signal as typeof signal & GrammySignal,

@@ -55,6 +55,7 @@ export async function setUp(): Promise<void> {
     `${dir}/tools`,
     ...Object.entries({ ...RUNTIMES, ...TYPESCRIPTS })
       .map(([id, { source }]) => `${id}@npm:${source}`),
+    "esbuild@0.28",
     "publint@0.3",
     "@arethetypeswrong/cli@0.18",
   );

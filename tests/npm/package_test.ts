@@ -65,6 +65,18 @@ for (const [id, { name, modes }] of Object.entries(TYPESCRIPTS)) {
 for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
   const command = `${tools}/${id}/${bin}`;
 
+  // grammY finds abort signals by the name of their class, and esbuild renames
+  // classes of modules if other modules use a global of that name.
+  Deno.test(`${name} runs a bot that esbuild has put into one file`, async () => {
+    const bundle = `${dir}/${id}.bundle.cjs`;
+    await run(`${tools}/.bin/esbuild`, [
+      ...["--bundle", "--platform=node", "--log-level=error"],
+      ...[`--outfile=${bundle}`, `${full}/bot.cjs`],
+    ]);
+    const { stdout } = await run(command, [bundle]);
+    assertEquals(stdout, "abcde,abcde,abcde 0\n");
+  });
+
   for (const [how, extension] of [["import", "mjs"], ["require()", "cjs"]]) {
     Deno.test(`${name} runs a bot by ${how}`, async () => {
       for (const project of [full, lean]) {
