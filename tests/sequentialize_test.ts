@@ -419,6 +419,29 @@ Deno.test("update that is given up keeps the order of those behind it", async ()
   assertEquals(map.size, 0);
 });
 
+Deno.test("entries that are given up pass their turn on, whether it has come or not", () => {
+  const map = new ConstraintMap();
+  const log: string[] = [];
+  const acquire = (name: string, ...keys: string[]) => {
+    const entry = map.acquire(keys);
+    entry.proceed = () => log.push(name);
+    return entry;
+  };
+  const first = acquire("first", "a", "b");
+  const a = acquire("a", "a");
+  const b = acquire("b", "b");
+  const afterA = acquire("after a", "a");
+  const afterB = acquire("after b", "b");
+  map.cancel(b);
+  map.release(first);
+  assertEquals(log, ["a", "after b"]);
+  map.cancel(a);
+  assertEquals(log, ["a", "after b", "after a"]);
+  map.release(afterA);
+  map.release(afterB);
+  assertEquals(map.size, 0);
+});
+
 Deno.test("branches of one update that share its slot each wait for their own turn", async () => {
   const map = new ConstraintMap();
   const middleware = sequentializeWith<{ update: object; key: string }>(
