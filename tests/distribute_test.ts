@@ -14,6 +14,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  writeFileSync,
 } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { relative } from "node:path";
@@ -559,17 +560,45 @@ Deno.test("a worker file without a bot is told about", async () => {
   }, { file });
 });
 
-Deno.test("a worker file that takes too long to load is told about", async () => {
-  const file = new URL("./workers/hung.ts", import.meta.url);
-  await withWorkers(async ({ server, errors }) => {
-    server.pushText("me");
-    await until(() => errors.length === 1);
-    assertEquals(
-      (errors[0].error as WorkerError).message,
-      "Worker 1 could not start: 400 ms passed before it created a BotWorker",
+Deno.test("a worker file that imports a missing one is told about", async () => {
+  await withServer("", async (server, folder) => {
+    writeFileSync(
+      `${folder}/worker.js`,
+      '// @ts-ignore\nimport "./missing.js";',
     );
-  }, { file, count: 1, unresponsiveAfter: 400 });
+    const bot = createBot(server);
+    await bot.init();
+    await using middleware = distribute(`${folder}/worker`, { count: 1 });
+    bot.use(middleware);
+    const { error } = await assertRejects(
+      () => bot.handleUpdate(textUpdate("me")),
+      BotError,
+    );
+    assertMatch(
+      (error as WorkerError).message,
+      /^Worker 1 could not start: .*\/missing\.js/,
+    );
+  });
 });
+
+for (
+  const [when, missing] of [
+    ["", "it created a BotWorker"],
+    ["after its bot", "its file had been loaded"],
+  ]
+) {
+  Deno.test(`a worker file that takes too long to load ${when} is told about`, async () => {
+    const file = new URL("./workers/hung.ts", import.meta.url);
+    await withWorkers(async ({ server, errors }) => {
+      server.pushText("me");
+      await until(() => errors.length === 1);
+      assertEquals(
+        (errors[0].error as WorkerError).message,
+        `Worker 1 could not start: 400 ms passed before ${missing}`,
+      );
+    }, { file, mode: when, count: 1, unresponsiveAfter: 400 });
+  });
+}
 
 for (const name of ["slow", "late"]) {
   Deno.test(`updates wait until the handlers of a ${name} worker are in place`, async () => {
