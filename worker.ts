@@ -211,6 +211,7 @@ class Server {
       const thrown = error instanceof BotError ? error.error : error;
       this.send({ type: "failed", id, error: encodeError(thrown) });
     }
+    this.#slots.get(id)?.ended();
     this.#slots.delete(id);
     if (--this.#running === 0) this.#wakeIdle?.();
   }

@@ -323,6 +323,14 @@ Deno.test("sequentialize in a worker gives up slots: a flood starves nobody", as
   }, { mode: "ordered", sink: { concurrency: 2 }, count: 1 });
 });
 
+Deno.test("sequentialize in a worker orders also what is not waited for", async () => {
+  await withWorkers(async ({ server }) => {
+    for (const ms of [30, 20, 10]) server.pushText(`sleep ${ms}`);
+    await received(server, 3);
+    assertEquals(texts(server), ["slept 30", "slept 20", "slept 10"]);
+  }, { mode: "floating" });
+});
+
 Deno.test("what a handler throws in a worker reaches the central bot", async () => {
   await withWorkers(async ({ server, errors }) => {
     const update = server.pushText("error");

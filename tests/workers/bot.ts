@@ -12,7 +12,10 @@ const bot = new BotWorker(TEST_TOKEN!, {
   client: { apiRoot: TEST_API_ROOT },
   ...TEST_MODE === "unaware" && { botInfo: undefined },
 });
-if (TEST_MODE === "ordered") bot.use(sequentialize());
+if (TEST_MODE === "floating") bot.use((_ctx, next) => void next());
+if (TEST_MODE === "ordered" || TEST_MODE === "floating") {
+  bot.use(sequentialize());
+}
 if (TEST_MODE === "catching") {
   bot.catch(async ({ ctx, error }) => {
     const { name } = error as Error;
