@@ -56,10 +56,10 @@ export interface DistributeOptions<C> {
    */
   unresponsiveAfter?: number;
   /**
-   * Milliseconds that workers get at a stop to finish what they have, and to
-   * call what was passed to `BotWorker.onStop`; above 0, and at most 2^31 - 1.
-   * They get it also if a time limit of the stop itself ends before that: the
-   * process lives on for them.
+   * Milliseconds that workers get at a stop to finish what they have, for half
+   * of that time at most, and to call what was passed to `BotWorker.onStop`;
+   * above 0, and at most 2^31 - 1. They get it also if a time limit of the stop
+   * itself ends before that: the process lives on for them.
    *
    * @default 10_000
    */

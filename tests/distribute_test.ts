@@ -787,6 +787,16 @@ Deno.test("workers close what they have open before they end", async () => {
   }, { mode: "closing" });
 });
 
+Deno.test("workers close what they have open although an update never ends", async () => {
+  await withWorkers(async ({ server, handle, log }) => {
+    server.pushText("hang");
+    await received(server, 1);
+    await handle.stop({ timeout: 100 });
+    await until(() => threads().length === 0);
+    assertEquals(log(), ["closed"]);
+  }, { mode: "closing", count: 1, stopTimeout: 1000 });
+});
+
 Deno.test("without a runner, disposing lets updates finish and workers close", async () => {
   await withServer("closing", async (server, folder) => {
     const bot = createBot(server);

@@ -59,6 +59,9 @@ bot.on("message:text", async (ctx) => {
     case "sleep":
       await sleep(Number(argument));
       return void await ctx.reply(`slept ${argument}`);
+    case "hang":
+      await ctx.reply("hanging");
+      return await new Promise(() => {});
     case "wait":
       try {
         await ctx.reply("waiting");
