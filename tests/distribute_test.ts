@@ -591,7 +591,7 @@ Deno.test("a worker file that imports a missing one is told about", async () => 
 
 for (
   const [when, missing] of [
-    ["", "it created a BotWorker"],
+    ["before its bot", "it created a BotWorker"],
     ["after its bot", "its file had been loaded"],
   ]
 ) {
