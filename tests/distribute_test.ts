@@ -35,9 +35,10 @@ import {
   sequentialize,
   type Slot,
   WorkerError,
+  type WorkerEvent,
 } from "../mod.ts";
 import type { BotApiServer } from "../testing.ts";
-import { captureErrors, createBot, sleep, startServer, until } from "./_bot.ts";
+import { createBot, sleep, startServer, until } from "./_bot.ts";
 
 const WORKER = new URL("./workers/bot.ts", import.meta.url);
 
@@ -131,6 +132,18 @@ function texts(server: BotApiServer, chatId?: number): string[] {
   return server.sent()
     .filter(({ chat }) => chatId === undefined || chat.id === chatId)
     .map(({ text }) => text!);
+}
+
+function createSlot(differences: Partial<Slot>): Slot {
+  return {
+    park: () => Promise.resolve(),
+    resume() {},
+    signal: new AbortController().signal,
+    onTimeout() {},
+    onStop() {},
+    emit() {},
+    ...differences,
+  };
 }
 
 function textUpdate(text: string): Update {
@@ -467,17 +480,12 @@ Deno.test("what a new worker gets again waits for no slot", async () => {
     bot.use(middleware);
     let parked = false;
     const expiry = new AbortController();
-    const slot: Slot = {
+    const slot = createSlot({
       park() {
         parked = true;
         return new Promise(() => {}); // all slots are taken
       },
-      resume() {},
-      signal: new AbortController().signal,
-      onTimeout() {},
-      onStop() {},
-      emit() {},
-    };
+    });
     const handle = (text: string, chatId: number, slot: Slot) => {
       const update = textUpdate(text);
       update.message!.chat.id = chatId;
@@ -500,17 +508,19 @@ Deno.test("what a new worker gets again waits for no slot", async () => {
 });
 
 Deno.test("disposing does not wait for the next worker, and runs again what it had", async () => {
-  await withServer("", async (server, folder) => {
+  await withServer("", async (server) => {
     const bot = createBot(server);
     await bot.init();
     const middleware = distribute(WORKER, { count: 1, retries: 1 });
     bot.use(middleware);
-    await captureErrors(async () => {
-      const handled = bot.handleUpdate(textUpdate("die-once"));
-      await until(() => existsSync(`${folder}/died`));
-      await until(() => threads().length === 0);
-      await Promise.all([handled, middleware[Symbol.asyncDispose]()]);
-    });
+    let died = false;
+    const update = textUpdate("die-once");
+    const emit = ({ type }: WorkerEvent) =>
+      void (died ||= type === "worker-failed");
+    linkSlot(update, createSlot({ emit }));
+    const handled = bot.handleUpdate(update);
+    await until(() => died);
+    await Promise.all([handled, middleware[Symbol.asyncDispose]()]);
     assertEquals(texts(server), ["alive"]);
   });
   await until(() => threads().length === 0);
