@@ -110,7 +110,7 @@ async function stopAll(supervisors: Supervisor[]): Promise<void> {
   const errors = (await Promise.all(supervisors.map((one) => one.stop())))
     .flat();
   if (errors.length > 1) {
-    throw new AggregateError(errors, "Several workers failed to stop");
+    throw new AggregateError(errors, "Workers failed to stop");
   }
   if (errors.length === 1) throw errors[0];
 }

@@ -103,7 +103,7 @@ export class Supervisor {
         clearTimeout(this.#restart);
         this.#start();
       } else if (this.#thread.ready) {
-        this.#thread.send({ type: "stop" });
+        this.#sendStop();
       }
       timer = setTimeout(
         () => resolve([this.#error(`did not stop within ${stopTimeout} ms`)]),
@@ -202,7 +202,13 @@ export class Supervisor {
     const worker = this.#number;
     this.#config.emit({ type: "worker-started", worker, durationMs });
     this.#sendAll();
-    if (this.#stopped !== undefined) this.#thread?.send({ type: "stop" });
+    if (this.#stopped !== undefined) this.#sendStop();
+  }
+
+  /** Updates that never end leave half of the time for what is open. */
+  #sendStop(): void {
+    const drainMs = this.#config.stopTimeout / 2;
+    this.#thread?.send({ type: "stop", drainMs });
   }
 
   #remove(job: Job): void {

@@ -149,7 +149,6 @@ export class Thread {
     const batch = data?.[RUNNER];
     // Worker files can send messages of their own.
     if (this.#over || batch === undefined) return;
-    this.#silentBeats = 0;
     for (const message of batch) {
       switch (message.type) {
         case "created":
@@ -168,6 +167,8 @@ export class Thread {
           this.#observer.received(message);
       }
     }
+    // A file that is never done loading can answer, too.
+    if (this.ready) this.#silentBeats = 0;
   }
 
   /**
@@ -192,11 +193,12 @@ export class Thread {
 
 /**
  * Runs a worker file, and tells when all that it awaits has been done. There is
- * no other way to know that all handlers are in place.
+ * no other way to know that all handlers are in place. If a file is missing, Deno
+ * says which one only of dynamic imports.
  */
 function bootstrap(url: URL): URL {
   const code = [
-    `import ${JSON.stringify(url.href)}`,
+    `await import(${JSON.stringify(url.href)})`,
     `import { parentPort } from "node:worker_threads"`,
     `parentPort.postMessage({ "${RUNNER}": [{ type: "loaded" }] })`,
   ].join("; ");

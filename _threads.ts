@@ -21,8 +21,8 @@ export type ToWorker =
   /** The update exceeded its time limit, or was given up. */
   | { type: "abort"; id: number; reason: EncodedError }
   | { type: "ping" }
-  /** Finish what is under way and close what is open. */
-  | { type: "stop" };
+  /** Finish what is under way, in the given time, and close what is open. */
+  | { type: "stop"; drainMs: number };
 
 /** From a worker to the pool, about the thread. */
 export type ThreadMessage =

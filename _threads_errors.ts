@@ -107,8 +107,7 @@ export function encodeError(thrown: unknown): EncodedError {
     seen.set(object, encoded);
     for (const key of isError ? extraKeys(object) : Object.keys(object)) {
       if (left <= 0) break;
-      const value = object[key as keyof typeof object];
-      fields.push([key, encode(value, depth + 1)]);
+      fields.push([key, encode(read(object, key), depth + 1)]);
     }
     return encoded;
   }
@@ -144,6 +143,15 @@ function extraKeys(error: Error): string[] {
   const hidden = ["cause", "errors"].filter((key) => Object.hasOwn(error, key));
   return [...new Set([...Object.keys(error), ...hidden])]
     .filter((key) => !["name", "message", "stack"].includes(key));
+}
+
+/** What a getter throws takes the place of what it should have returned. */
+function read(object: object, key: string): unknown {
+  try {
+    return object[key as keyof typeof object];
+  } catch (error) {
+    return error;
+  }
 }
 
 function isPlain(value: unknown): value is object {

@@ -15,6 +15,8 @@ export class RemoteSlot implements Slot {
   #waiting: Promise<void> | undefined;
   #settle: { resolve(): void; reject(reason: unknown): void } | undefined;
   #askedToResume = false;
+  /** Whether the update has ended. */
+  #over = false;
   #controller: AbortController | undefined;
   /** Why the signal is aborted, whether or not anybody asked for one. */
   #reason: unknown;
@@ -36,7 +38,7 @@ export class RemoteSlot implements Slot {
         this.#settle = { resolve, reject };
       });
       this.#askedToResume = false;
-      this.#send({ type: "park", id: this.#id });
+      if (!this.#over) this.#send({ type: "park", id: this.#id });
     }
     return this.#waiting;
   }
@@ -44,7 +46,8 @@ export class RemoteSlot implements Slot {
   resume(): void {
     if (this.#waiting === undefined || this.#askedToResume) return;
     this.#askedToResume = true;
-    this.#send({ type: "resume", id: this.#id });
+    if (this.#over) this.resumed();
+    else this.#send({ type: "resume", id: this.#id });
   }
 
   /** The update has its slot back. */
@@ -58,6 +61,12 @@ export class RemoteSlot implements Slot {
     this.#waiting?.catch(() => {}); // perhaps nobody awaits it
     this.#waiting = undefined;
     this.#settle?.reject(reason);
+  }
+
+  /** The update has ended. What was left to go on has no slot to wait for. */
+  ended(): void {
+    this.#over = true;
+    if (this.#askedToResume) this.resumed();
   }
 
   get signal(): AbortSignal {

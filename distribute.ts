@@ -48,23 +48,26 @@ export interface DistributeOptions<C> {
   /**
    * Milliseconds after which a worker that has updates and gives no sign of
    * life is replaced; above 0. It is noticed a quarter of that later at most. A
-   * worker gives signs of life unless it computes without a break. Limits above
-   * 2^31 - 1, or `Infinity`, never end.
+   * worker gives signs of life unless it computes without a break, and from the
+   * moment at which its file has been loaded. Limits above 2^31 - 1, or
+   * `Infinity`, never end.
    *
    * @default 30_000
    */
   unresponsiveAfter?: number;
   /**
-   * Milliseconds that workers get at a stop to finish what they have, and to
-   * call what was passed to `BotWorker.onStop`; above 0, and at most 2^31 - 1.
-   * They get it also if a time limit of the stop itself ends before that: the
-   * process lives on for them.
+   * Milliseconds that workers get at a stop to finish what they have, for half
+   * of that time at most, and to call what was passed to `BotWorker.onStop`;
+   * above 0, and at most 2^31 - 1. They get it also if a time limit of the stop
+   * itself ends before that: the process lives on for them.
    *
    * @default 10_000
    */
   stopTimeout?: number;
   /**
-   * Limits of the memory of each worker. A worker that exceeds them fails.
+   * Limits of the memory of each worker. A worker that exceeds them fails. On
+   * Deno, a single operation that takes several times as much can still end the
+   * process.
    *
    * @default a heap as large as that of the central thread
    */

@@ -85,9 +85,10 @@ export class BotWorker<C extends Context = Context, A extends Api = Api>
 
   /**
    * Calls the function when the runner has stopped, before this thread ends:
-   * the place to close a database. No updates are handled at that time. The
-   * stop waits for the returned promise, but no longer than `stopTimeout` of
-   * {@link distribute}. It is not called if the thread crashes.
+   * the place to close a database. No updates are handled at that time, unless
+   * they have gone on for half of the `stopTimeout` of {@link distribute}. The
+   * stop waits for the returned promise for the rest of that time. It is not
+   * called if the thread crashes.
    *
    * @param callback The function to call
    *
@@ -187,7 +188,7 @@ class Server {
       case "ping":
         return this.send({ type: isExhausted() ? "exhausted" : "pong" });
       case "stop":
-        return void this.#stop();
+        return void this.#stop(message.drainMs);
     }
   }
 
@@ -211,13 +212,17 @@ class Server {
       const thrown = error instanceof BotError ? error.error : error;
       this.send({ type: "failed", id, error: encodeError(thrown) });
     }
+    this.#slots.get(id)?.ended();
     this.#slots.delete(id);
     if (--this.#running === 0) this.#wakeIdle?.();
   }
 
-  async #stop(): Promise<void> {
-    while (this.#running > 0) {
-      await new Promise<void>((resolve) => this.#wakeIdle = resolve);
+  async #stop(drainMs: number): Promise<void> {
+    if (this.#running > 0) {
+      await new Promise<void>((resolve) => {
+        this.#wakeIdle = resolve;
+        setTimeout(resolve, drainMs);
+      });
     }
     const errors = [];
     for (const hook of this.#stopHooks) {

@@ -86,6 +86,20 @@ Deno.test("whatever cannot be sent is described", () => {
   assertEquals(send(hostile), "[object Error]");
 });
 
+Deno.test("a field that cannot be read takes no others with it", () => {
+  const thrown = Object.defineProperty(new RangeError("too much"), "at", {
+    enumerable: true,
+    get() {
+      throw new TypeError("unreadable");
+    },
+  });
+  const error = send(Object.assign(thrown, { limit: 3 }));
+  assertEquals(error.constructor, RangeError);
+  assertEquals(error.stack, thrown.stack);
+  assertEquals(error.limit, 3);
+  assert(error.at instanceof TypeError);
+});
+
 Deno.test("errors that refer to each other do so on arrival, too", () => {
   const all: Error = new AggregateError(
     Array.from({ length: 100 }, (_, i) => new Error(`${i}`)),

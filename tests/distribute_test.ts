@@ -14,6 +14,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  writeFileSync,
 } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { relative } from "node:path";
@@ -34,9 +35,10 @@ import {
   sequentialize,
   type Slot,
   WorkerError,
+  type WorkerEvent,
 } from "../mod.ts";
 import type { BotApiServer } from "../testing.ts";
-import { captureErrors, createBot, sleep, startServer, until } from "./_bot.ts";
+import { createBot, sleep, startServer, until } from "./_bot.ts";
 
 const WORKER = new URL("./workers/bot.ts", import.meta.url);
 
@@ -130,6 +132,18 @@ function texts(server: BotApiServer, chatId?: number): string[] {
   return server.sent()
     .filter(({ chat }) => chatId === undefined || chat.id === chatId)
     .map(({ text }) => text!);
+}
+
+function createSlot(differences: Partial<Slot>): Slot {
+  return {
+    park: () => Promise.resolve(),
+    resume() {},
+    signal: new AbortController().signal,
+    onTimeout() {},
+    onStop() {},
+    emit() {},
+    ...differences,
+  };
 }
 
 function textUpdate(text: string): Update {
@@ -322,6 +336,14 @@ Deno.test("sequentialize in a worker gives up slots: a flood starves nobody", as
   }, { mode: "ordered", sink: { concurrency: 2 }, count: 1 });
 });
 
+Deno.test("sequentialize in a worker orders also what is not waited for", async () => {
+  await withWorkers(async ({ server }) => {
+    for (const ms of [30, 20, 10]) server.pushText(`sleep ${ms}`);
+    await received(server, 3);
+    assertEquals(texts(server), ["slept 30", "slept 20", "slept 10"]);
+  }, { mode: "floating" });
+});
+
 Deno.test("what a handler throws in a worker reaches the central bot", async () => {
   await withWorkers(async ({ server, errors }) => {
     const update = server.pushText("error");
@@ -458,17 +480,12 @@ Deno.test("what a new worker gets again waits for no slot", async () => {
     bot.use(middleware);
     let parked = false;
     const expiry = new AbortController();
-    const slot: Slot = {
+    const slot = createSlot({
       park() {
         parked = true;
         return new Promise(() => {}); // all slots are taken
       },
-      resume() {},
-      signal: new AbortController().signal,
-      onTimeout() {},
-      onStop() {},
-      emit() {},
-    };
+    });
     const handle = (text: string, chatId: number, slot: Slot) => {
       const update = textUpdate(text);
       update.message!.chat.id = chatId;
@@ -491,17 +508,19 @@ Deno.test("what a new worker gets again waits for no slot", async () => {
 });
 
 Deno.test("disposing does not wait for the next worker, and runs again what it had", async () => {
-  await withServer("", async (server, folder) => {
+  await withServer("", async (server) => {
     const bot = createBot(server);
     await bot.init();
     const middleware = distribute(WORKER, { count: 1, retries: 1 });
     bot.use(middleware);
-    await captureErrors(async () => {
-      const handled = bot.handleUpdate(textUpdate("die-once"));
-      await until(() => existsSync(`${folder}/died`));
-      await until(() => threads().length === 0);
-      await Promise.all([handled, middleware[Symbol.asyncDispose]()]);
-    });
+    let died = false;
+    const update = textUpdate("die-once");
+    const emit = ({ type }: WorkerEvent) =>
+      void (died ||= type === "worker-failed");
+    linkSlot(update, createSlot({ emit }));
+    const handled = bot.handleUpdate(update);
+    await until(() => died);
+    await Promise.all([handled, middleware[Symbol.asyncDispose]()]);
     assertEquals(texts(server), ["alive"]);
   });
   await until(() => threads().length === 0);
@@ -559,17 +578,45 @@ Deno.test("a worker file without a bot is told about", async () => {
   }, { file });
 });
 
-Deno.test("a worker file that takes too long to load is told about", async () => {
-  const file = new URL("./workers/hung.ts", import.meta.url);
-  await withWorkers(async ({ server, errors }) => {
-    server.pushText("me");
-    await until(() => errors.length === 1);
-    assertEquals(
-      (errors[0].error as WorkerError).message,
-      "Worker 1 could not start: 400 ms passed before it created a BotWorker",
+Deno.test("a worker file that imports a missing one is told about", async () => {
+  await withServer("", async (server, folder) => {
+    writeFileSync(
+      `${folder}/worker.js`,
+      '// @ts-ignore\nimport "./missing.js";',
     );
-  }, { file, count: 1, unresponsiveAfter: 400 });
+    const bot = createBot(server);
+    await bot.init();
+    await using middleware = distribute(`${folder}/worker`, { count: 1 });
+    bot.use(middleware);
+    const { error } = await assertRejects(
+      () => bot.handleUpdate(textUpdate("me")),
+      BotError,
+    );
+    assertMatch(
+      (error as WorkerError).message,
+      /^Worker 1 could not start: .*\/missing\.js/,
+    );
+  });
 });
+
+for (
+  const [when, missing] of [
+    ["before its bot", "it created a BotWorker"],
+    ["after its bot", "its file had been loaded"],
+  ]
+) {
+  Deno.test(`a worker file that takes too long to load ${when} is told about`, async () => {
+    const file = new URL("./workers/hung.ts", import.meta.url);
+    await withWorkers(async ({ server, errors }) => {
+      server.pushText("me");
+      await until(() => errors.length === 1);
+      assertEquals(
+        (errors[0].error as WorkerError).message,
+        `Worker 1 could not start: 400 ms passed before ${missing}`,
+      );
+    }, { file, mode: when, count: 1, unresponsiveAfter: 400 });
+  });
+}
 
 for (const name of ["slow", "late"]) {
   Deno.test(`updates wait until the handlers of a ${name} worker are in place`, async () => {
@@ -748,6 +795,16 @@ Deno.test("workers close what they have open before they end", async () => {
     await handle.stop();
     assertEquals(log(), ["closed", "closed"]); // both workers
   }, { mode: "closing" });
+});
+
+Deno.test("workers close what they have open although an update never ends", async () => {
+  await withWorkers(async ({ server, handle, log }) => {
+    server.pushText("hang");
+    await received(server, 1);
+    await handle.stop({ timeout: 100 });
+    await until(() => threads().length === 0);
+    assertEquals(log(), ["closed"]);
+  }, { mode: "closing", count: 1, stopTimeout: 1000 });
 });
 
 Deno.test("without a runner, disposing lets updates finish and workers close", async () => {

@@ -12,7 +12,10 @@ const bot = new BotWorker(TEST_TOKEN!, {
   client: { apiRoot: TEST_API_ROOT },
   ...TEST_MODE === "unaware" && { botInfo: undefined },
 });
-if (TEST_MODE === "ordered") bot.use(sequentialize());
+if (TEST_MODE === "floating") bot.use((_ctx, next) => void next());
+if (TEST_MODE === "ordered" || TEST_MODE === "floating") {
+  bot.use(sequentialize());
+}
 if (TEST_MODE === "catching") {
   bot.catch(async ({ ctx, error }) => {
     const { name } = error as Error;
@@ -56,6 +59,9 @@ bot.on("message:text", async (ctx) => {
     case "sleep":
       await sleep(Number(argument));
       return void await ctx.reply(`slept ${argument}`);
+    case "hang":
+      await ctx.reply("hanging");
+      return await new Promise(() => {});
     case "wait":
       try {
         await ctx.reply("waiting");
