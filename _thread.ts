@@ -195,12 +195,34 @@ export class Thread {
  * Runs a worker file, and tells when all that it awaits has been done. There is
  * no other way to know that all handlers are in place. If a file is missing, Deno
  * says which one only of dynamic imports.
+ *
+ * Where the `require` of Node can run TypeScript, it does: nothing else is what
+ * `node -r ts-node/register` and the like extend, and `import` in Node 22 fails
+ * for CommonJS that requires ES modules. If `require` cannot run a module, it says
+ * so before it runs anything; tsx calls that a `TransformError`.
  */
 function bootstrap(url: URL): URL {
-  const code = [
-    `await import(${JSON.stringify(url.href)})`,
-    `import { parentPort } from "node:worker_threads"`,
-    `parentPort.postMessage({ "${RUNNER}": [{ type: "loaded" }] })`,
-  ].join("; ");
+  const code = `
+    import { createRequire } from "node:module";
+    import process from "node:process";
+    import { fileURLToPath } from "node:url";
+    import { parentPort } from "node:worker_threads";
+
+    const url = new URL(${JSON.stringify(url.href)});
+    const [extension] = /\\.c?ts$/.exec(url.pathname) ?? [];
+    const { deno, bun } = process.versions;
+    const require = !deno && !bun && url.protocol === "file:" && extension &&
+      createRequire(url);
+    const requires = require &&
+      (process.features.typescript || require.extensions[extension]);
+    try {
+      requires ? require(fileURLToPath(url)) : await import(url.href);
+    } catch (error) {
+      const cannot = /^ERR_REQUIRE_/.test(error?.code) ||
+        error?.name === "TransformError";
+      if (!requires || !cannot) throw error;
+      await import(url.href);
+    }
+    parentPort.postMessage({ "${RUNNER}": [{ type: "loaded" }] });`;
   return new URL(`data:text/javascript,${encodeURIComponent(code)}`);
 }

@@ -84,6 +84,16 @@ export async function setUp(): Promise<void> {
     entry_points: ENTRY_POINTS
       .map((name, i) => `export * as _${i} from "${name}";\n`).join(""),
   });
+  await Deno.writeTextFile(
+    `${full}/native.cts`,
+    `require("@grammyjs/runner") as unknown; require("./worker.cjs");`,
+  );
+  // As ts-node does it.
+  await Deno.writeTextFile(
+    `${full}/hook.cjs`,
+    `require.extensions[".cts"] = (module, path) =>
+      module._compile('require("./worker.cjs")', path);`,
+  );
   await run(Deno.execPath(), [
     "bundle",
     "--quiet",

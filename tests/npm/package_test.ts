@@ -18,6 +18,18 @@ import {
   TYPESCRIPTS,
 } from "./_projects.ts";
 
+/** The lines that `workers_bot.ts` prints, sorted. */
+const WORKERS_OUTPUT = [
+  "",
+  "Worker 1 crashed: [object Object]",
+  "Worker 1 crashed: uncaught",
+  "Worker 1 did not respond within 2000 ms",
+  "Worker 1 exited with code 3",
+  "closed",
+  "local_test_bot",
+  "thrown",
+];
+
 Deno.test.beforeAll(setUp);
 Deno.test.afterAll(() => Deno.remove(dir, { recursive: true }));
 
@@ -88,25 +100,28 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
     Deno.test(`${name} runs a bot with workers by ${how}`, async () => {
       const files = [`${lean}/worker.${extension}`, `${full}/worker`];
       // Node 20 cannot run TypeScript.
-      if (id !== "node20") files.push(`${full}/worker.mts`);
+      if (id !== "node20") {
+        files.push(`${full}/worker.mts`, `${full}/native.cts`);
+      }
       for (const file of files) {
         const program = file.replace(
-          /worker[^/]*$/,
+          /[^/]*$/,
           `workers_bot.${extension}`,
         );
         const { stdout } = await run(command, [program, file]);
-        assertEquals(stdout.split("\n").sort(), [
-          "",
-          "Worker 1 crashed: [object Object]",
-          "Worker 1 crashed: uncaught",
-          "Worker 1 did not respond within 2000 ms",
-          "Worker 1 exited with code 3",
-          "closed",
-          "local_test_bot",
-          "thrown",
-        ]);
+        assertEquals(stdout.split("\n").sort(), WORKERS_OUTPUT);
       }
     });
+
+    if (id !== "bun") {
+      Deno.test(`${name} runs a bot with workers by ${how} that a hook of require() compiles`, async () => {
+        const { stdout } = await run(command, [
+          ...["-r", `${full}/hook.cjs`],
+          ...[`${full}/workers_bot.${extension}`, `${full}/worker.cts`],
+        ]);
+        assertEquals(stdout.split("\n").sort(), WORKERS_OUTPUT);
+      });
+    }
 
     const load = async (entryPoint: string) => {
       const path = `${full}/load.${extension}`;
