@@ -1,4 +1,4 @@
-import { GrammyError, HttpError } from "./deps.ts";
+import { BotError, GrammyError, HttpError } from "./deps.ts";
 
 /**
  * A worker of {@link distribute} died, got stuck, or could not start. An update
@@ -50,6 +50,7 @@ export type EncodedError =
 
 /** Errors that are instances of the same class on the other side. */
 const CLASSES: Record<string, { prototype: Error }> = {
+  BotError,
   GrammyError,
   HttpError,
   AggregateError,

@@ -6,7 +6,7 @@ import { getHeapStatistics } from "node:v8";
 import { keyOf } from "./_key.ts";
 import { Pool } from "./_pool.ts";
 import { slotOf } from "./_slot.ts";
-import type { UserFromGetMe } from "./deps.ts";
+import { BotError, type UserFromGetMe } from "./deps.ts";
 
 /** What worker files are looked for under if they are given without one. */
 const EXTENSIONS = [".js", ".mjs", ".cjs", ".ts", ".mts", ".cts"];
@@ -198,7 +198,6 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
     stopTimeout,
     resourceLimits,
   });
-  // deno-lint-ignore require-await -- what the key function throws is a rejection
   const middleware = async (ctx: C) => {
     const chosen = key?.(ctx) ?? keyOf(ctx.update);
     if (typeof chosen !== "string") {
@@ -206,7 +205,12 @@ export function distribute<C extends { update: object; me: UserFromGetMe }>(
         `Cannot distribute update: the key must be a string: received ${chosen}`,
       );
     }
-    return pool.run(chosen, ctx.update, ctx.me, slotOf(ctx));
+    try {
+      await pool.run(chosen, ctx.update, ctx.me, slotOf(ctx));
+    } catch (error) {
+      // The context of the worker stayed there.
+      throw error instanceof BotError ? Object.assign(error, { ctx }) : error;
+    }
   };
   return Object.assign(middleware, { [Symbol.asyncDispose]: pool.close });
 }

@@ -4,6 +4,7 @@ import {
   assertMatch,
   assertNotEquals,
   assertRejects,
+  assertStrictEquals,
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
@@ -373,6 +374,18 @@ Deno.test("errors of the Bot API are what they are in the central bot", async ()
     assertEquals(error.error_code, 400);
     assertEquals(error.method, "sendMessage");
     assertEquals(error.payload.chat_id, 1001);
+  });
+});
+
+Deno.test("what an error boundary of a worker throws again has the context of the central bot", async () => {
+  await withWorkers(async ({ server, errors }) => {
+    const update = server.pushText("/bounded");
+    await until(() => errors.length === 1);
+    const inner = errors[0].error;
+    assert(inner instanceof BotError);
+    assert(inner.error instanceof RangeError);
+    assertStrictEquals(inner.ctx, errors[0].ctx);
+    assertEquals(inner.ctx.update, update);
   });
 });
 

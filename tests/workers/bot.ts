@@ -41,6 +41,13 @@ if (TEST_MODE === "hanging") bot.onStop(() => new Promise(() => {}));
 /** How often a chat has written to this thread. */
 const counts = new Map<number, number>();
 
+const boundary = bot.errorBoundary((error) => {
+  throw error;
+});
+boundary.command("bounded", () => {
+  throw new RangeError("too much");
+});
+
 bot.on("message:text", async (ctx) => {
   const [what, argument] = ctx.msg.text.split(" ");
   switch (what) {
