@@ -65,8 +65,11 @@ interface Change<Y> {
   fresh?: Y[];
   /** Updates that have been settled. */
   ended: Entry<Y>[];
-  /** The ids of those that run now; absent if they are still the same. */
-  running?: { ids: Iterable<number>; alone: boolean; failed?: boolean };
+  /**
+   * The ids of those that run now, and which of them is a suspect that runs by
+   * itself; absent if they are still the same.
+   */
+  running?: { ids: Iterable<number>; alone?: number; failed?: boolean };
 }
 
 /**
@@ -186,7 +189,7 @@ export class InboxLog<Y extends { update_id: number }> {
     for (const entry of this.unfinished.values()) {
       const { id } = entry;
       const wasRunning = running.has(id);
-      const alone = wasRunning && bot.alone === 1 ? entry.alone + 1 : 0;
+      const alone = wasRunning && bot.alone === id ? entry.alone + 1 : 0;
       if (!wasRunning && entry.alone === alone) continue;
       if (wasRunning) entry.deaths++;
       if (wasRunning && bot.failed === 1) entry.failures++;
@@ -201,7 +204,7 @@ export class InboxLog<Y extends { update_id: number }> {
     this.#removeEmpty(guilty);
     this.#compact(new Set(guilty.map(({ batch }) => batch)));
     this.#db.exec(`
-      UPDATE bot SET running = '[]', alone = 0, failed = 0, deaths = ${deaths}
+      UPDATE bot SET running = '[]', alone = NULL, failed = 0, deaths = ${deaths}
     `);
     if (guilty.length > 0) {
       // Those deaths that led to setting one aside are explained.
@@ -252,7 +255,7 @@ export class InboxLog<Y extends { update_id: number }> {
         }
         if (running !== undefined) {
           const { ids, alone, failed } = running;
-          run.run(JSON.stringify([...ids]), alone ? 1 : 0, failed ? 1 : 0);
+          run.run(JSON.stringify([...ids]), alone ?? null, failed ? 1 : 0);
         }
         if (isLong) this.#db.exec(FORGET_DEATHS);
       });

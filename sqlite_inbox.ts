@@ -456,7 +456,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const ended = this.#ended.splice(0);
     try {
       // Whatever happens to the process from now on is no fault of theirs.
-      log.commit({ ended, running: { ids: [], alone: false } });
+      log.commit({ ended, running: { ids: [] } });
       log.endLife();
     } finally {
       closeInboxFile(db);
@@ -530,7 +530,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       running: this.#runningChanged
         ? {
           ids: this.#running,
-          alone: this.#suspect !== undefined,
+          alone: this.#suspect?.id,
           failed: this.#failing,
         }
         : undefined,

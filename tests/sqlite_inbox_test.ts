@@ -637,6 +637,27 @@ Deno.test("failures for which an update was set aside count for no other", async
   assertEquals(ids(inbox.quarantined().map(({ update }) => update)), [1, 2]);
 });
 
+Deno.test("an update that goes on while a suspect runs does not pay for it", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, fail } = mortal(dir);
+  const first = await start();
+  await first.append(tiny(1, 2), NEVER);
+  await first.take(9, NEVER);
+  await fail();
+  await (await start()).take(9, NEVER);
+  await fail();
+  const inbox = await start();
+  assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+  const next = inbox.take(9, NEVER);
+  await time.tickAsync(5000);
+  assertEquals(ids(await next), [2]);
+  await fail();
+  await using last = await start();
+  assertEquals(ids(last.quarantined().map(({ update }) => update)), [2]);
+  assertEquals(ids(await last.take(9, NEVER)), [1]);
+});
+
 Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
   using time = new FakeTime();
   using dir = tempDir();
