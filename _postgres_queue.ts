@@ -19,8 +19,8 @@ const REMEMBER_SECONDS = 2 * DAY;
 /** pg-boss would drop updates after that. */
 const NEVER = 10 * 365 * DAY;
 /** The jobs of claims that nobody else has by now. */
-const HELD = `name = $1 AND id = ANY($2::uuid[]) AND state = 'active'
-  AND id::text || ':' || retry_count = ANY($3)`;
+const HELD = `name = $1 AND state = 'active' AND (id, retry_count) IN
+  (SELECT * FROM unnest($2::uuid[], $3::int[]))`;
 /** How long a statement may take, so that a server that hangs is noticed. */
 const QUERY_MS = 30_000;
 
@@ -44,7 +44,7 @@ interface Stored {
   json: string;
   /** How many of the deaths are known not to have been kills from outside. */
   failures?: number;
-  /** Whether the update ran alone at the last of them. */
+  /** Whether the update ran by itself at the last of them. */
   alone?: boolean;
 }
 
@@ -226,22 +226,22 @@ export class PostgresQueue {
    * Notes that this machine fails while updates run.
    *
    * @param failures 1 if it does; -1 if it has not died of that
-   * @param alone Whether nothing else runs
+   * @param suspect The id of the job that runs by itself, if any
    */
   async countFailures(
     claims: Claim[],
     failures: 1 | -1,
-    alone: boolean,
+    suspect?: string,
     db = this.#db,
   ): Promise<void> {
     await db.executeSql(
       `UPDATE ${SCHEMA}.job
        SET data = data || jsonb_build_object(
          'failures', coalesce((data->>'failures')::int, 0) + $4::int,
-         'alone', $5::boolean
+         'alone', id IS NOT DISTINCT FROM $5::uuid
        )
        WHERE ${HELD}`,
-      [...this.#held(claims), failures, alone],
+      [...this.#held(claims), failures, suspect ?? null],
     );
   }
 
@@ -340,7 +340,7 @@ export class PostgresQueue {
     return [
       this.name,
       claims.map(({ id }) => id),
-      claims.map(({ id, retryCount }) => `${id}:${retryCount}`),
+      claims.map(({ retryCount }) => retryCount),
     ];
   }
 

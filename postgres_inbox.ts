@@ -261,14 +261,14 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
-  /** Whether one of them runs here by itself. */
-  #alone = false;
+  /** The job of one of them that runs here by itself. */
+  #suspect: string | undefined;
   /** The ids of updates that run here and may kill the process yet. */
   readonly #dangerous = new Set<number>();
   /** Set while such an update runs, or waits for the others to end. */
   #patience: ReturnType<typeof setTimeout> | undefined;
   /** What the machine was about to die of. */
-  #failed: Claim[] = [];
+  readonly #failed = new Set<Claim>();
   #ignoreFailures: (() => void) | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
@@ -342,7 +342,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       this.#look();
     });
     this.#wary = false;
-    this.#failed = [];
+    this.#failed.clear();
     this.#dangerous.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
@@ -584,7 +584,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#stopWaiting();
     if (!this.#wary) return jobs;
     if (canRunAlone) {
-      this.#alone = true;
+      this.#suspect = jobs[0].id;
       this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
       return jobs;
     }
@@ -623,8 +623,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   #stopWaiting(): void {
     clearTimeout(this.#patience);
-    this.#patience = undefined;
-    this.#alone = false;
+    this.#patience = this.#suspect = undefined;
   }
 
   /** It has ended, or it is not going to run. */
@@ -656,11 +655,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   /** Leaves word for the others, with the last thing that this machine can do. */
   readonly #fail = (): void => {
-    if (this.#session === undefined || this.#failed.length > 0) return;
+    if (this.#session === undefined) return;
     const { queue, claims, witness } = this.#session;
-    const failed = this.#failed = claims.held();
+    const failed = claims.held().filter((claim) => !this.#failed.has(claim));
     if (failed.length === 0) return;
-    witness.send((db) => queue.countFailures(failed, 1, this.#alone, db));
+    for (const claim of failed) this.#failed.add(claim);
+    witness.send((db) => queue.countFailures(failed, 1, this.#suspect, db));
   };
 
   /** Shows that this machine is alive, whatever else takes its time. */
@@ -669,11 +669,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       const { queue, claims, witness } = session;
       const lost = await claims.touch();
       if (lost > 0) session.emit(runsAgain(lost));
-      const failed = this.#failed;
+      const failed = [...this.#failed];
       if (failed.length > 0) {
         // The machine has lived through it.
-        await queue.countFailures(failed, -1, false);
-        this.#failed = [];
+        await queue.countFailures(failed, -1);
+        for (const claim of failed) this.#failed.delete(claim);
       }
       await witness.prepare();
     });
@@ -709,7 +709,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#waiting = waiting;
     this.#aside = aside;
     // Others may have run them.
-    if (suspects === 0 && !this.#alone) {
+    if (suspects === 0 && this.#suspect === undefined) {
       this.#wary = false;
       this.#stopWaiting();
     }

@@ -531,6 +531,38 @@ Deno.test("an update that machines have failed of while it ran alone is set asid
   assertEquals(await readFailures(url), "none,none");
 });
 
+Deno.test("an update that goes on while a suspect runs does not pay for it", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await recordDeaths(url, 1, 2);
+  await recordDeaths(url, 2, 2);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+  failProcess();
+  const readAlone = () =>
+    postgres.query(
+      `SELECT data->>'alone' FROM grammy_runner.job
+       WHERE name = 'bot-1' AND data->>'failures' = '1' ORDER BY id`,
+      url,
+    );
+  await waitUntil(async () => (await readAlone()).length === 2);
+  assertEquals(await readAlone(), ["false", "true"]);
+});
+
+Deno.test("word is left of each failure, also if the machine has just lived through another", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await inbox.take(1, NEVER);
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1,none");
+  await takeAll(inbox, 1);
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1,1");
+  await waitUntil(async () => await readFailures(url) === "0,0");
+});
+
 Deno.test("as long as the database is full, updates stay on Telegram", async () => {
   await using server = await startServer();
   const connectionString = await postgres.createDatabase();
