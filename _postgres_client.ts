@@ -28,6 +28,8 @@ export async function connect(
     connectionTimeoutMillis: 5000,
     query_timeout: queryMs,
     keepAlive: true,
+    // What lies between can forget a connection that is idle.
+    keepAliveInitialDelayMillis: 10_000,
   });
   client.on("error", () => onEnd(client));
   client.on("end", () => onEnd(client));

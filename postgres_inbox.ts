@@ -335,7 +335,16 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       `grammy_runner/${queue.name}`,
       (run) => queue.whileBusy(run),
     );
-    const witness = new Witness(this.#connectionString);
+    const witness = new Witness(this.#connectionString, (error) => {
+      if (outage.lasts) return;
+      emit({
+        type: "inbox",
+        level: "info",
+        message:
+          "There is no connection to leave word over if this machine fails, so that would count as a kill from outside",
+        error,
+      });
+    });
     const closing = new AbortController();
     const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
       this.#waiting += left;
@@ -352,7 +361,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         signal,
       );
       await outage.retry(() => this.#count(queue), signal);
-      await outage.retry(() => witness.prepare(), signal);
+      await witness.prepare();
+      signal.throwIfAborted();
     } catch (error) {
       const closed = Promise.all([queue.close(), witness.close()])
         .catch(() => {}); // the first error tells more

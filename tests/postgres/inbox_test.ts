@@ -65,7 +65,7 @@ async function openInbox(
   });
 }
 
-function levels(events: RunnerEvent<never>[]): string[] {
+function levels<Y>(events: RunnerEvent<Y>[]): string[] {
   return events.flatMap((event) => event.type === "inbox" ? [event.level] : []);
 }
 
@@ -548,6 +548,26 @@ Deno.test("an update that goes on while a suspect runs does not pay for it", asy
     );
   await waitUntil(async () => (await readAlone()).length === 2);
   assertEquals(await readAlone(), ["false", "true"]);
+});
+
+Deno.test("an inbox works where there is no connection left for leaving word", async () => {
+  const url = new URL(await postgres.createDatabase());
+  const name = url.pathname.slice(1);
+  await postgres.query(`CREATE ROLE few LOGIN CONNECTION LIMIT 3`);
+  await postgres.query(`GRANT CREATE ON DATABASE ${name} TO few`);
+  url.username = "few";
+  await using inbox = await openInbox(url.href);
+  assertEquals(levels(inbox.events), ["info"]);
+  await postgres.query("ALTER ROLE few CONNECTION LIMIT 9");
+  const witnesses = () =>
+    postgres.query(
+      `SELECT pid FROM pg_stat_activity WHERE usename = 'few'
+       AND application_name = 'grammy_runner witness'`,
+    );
+  await waitUntil(async () => (await witnesses()).length === 1);
+  await inbox.append(tiny(1), NEVER);
+  assertEquals(ids(await inbox.take(1, NEVER)), [1]);
+  assertEquals(levels(inbox.events), ["info"]);
 });
 
 Deno.test("word is left of each failure, also if the machine has just lived through another", async () => {
