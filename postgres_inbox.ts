@@ -32,7 +32,7 @@ import {
 } from "./_postgres_queue.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
 import { Witness } from "./_postgres_witness.ts";
-import { ALONE_MS, aloneMs } from "./_suspect.ts";
+import { accuse, acquit, ALONE_MS, aloneMs, mayAccuse } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -415,7 +415,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || this.#dangerous.size === 0) {
+      if (!this.#wary || this.#canRunSuspect()) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
@@ -542,11 +542,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   /** There may be something to take, or room. */
-  #look(): void {
+  readonly #look = (): void => {
     this.#news = true;
     this.#wakeTake?.();
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
-  }
+  };
 
   /** Claims what there is. What arrives after an abort is left to others. */
   async #claim(limit: number, signal: AbortSignal): Promise<Y[]> {
@@ -589,17 +589,22 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       job.retryCount >= this.#aloneFrom && !this.#isGuilty(job) &&
       !claims.has(job)
     );
-    const canRunAlone = jobs.length === 1 && this.#dangerous.size === 0;
+    const canRunAlone = jobs.length === 1 && this.#canRunSuspect();
     this.#wary = suspects.length > 0;
     this.#stopWaiting();
     if (!this.#wary) return jobs;
     if (canRunAlone) {
       this.#suspect = jobs[0].id;
+      accuse(this);
       this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
       return jobs;
     }
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
+  }
+
+  #canRunSuspect(): boolean {
+    return this.#dangerous.size === 0 && mayAccuse(this, this.#look);
   }
 
   #isGuilty({ retryCount, failures, alone }: Job): boolean {
@@ -634,6 +639,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   #stopWaiting(): void {
     clearTimeout(this.#patience);
     this.#patience = this.#suspect = undefined;
+    acquit(this);
   }
 
   /** It has ended, or it is not going to run. */

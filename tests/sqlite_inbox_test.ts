@@ -658,6 +658,48 @@ Deno.test("an update that goes on while a suspect runs does not pay for it", asy
   assertEquals(ids(await last.take(9, NEVER)), [1]);
 });
 
+Deno.test("in a process with several inboxes, one suspect at a time runs by itself", async () => {
+  using dirA = tempDir();
+  using dirB = tempDir();
+  const a = mortal(dirA);
+  const b = mortal(dirB);
+  const start = () => Promise.all([a.start(), b.start()]);
+  const fail = async () => {
+    failProcess();
+    await b.die();
+    await a.die();
+  };
+  const inboxes = await start();
+  await inboxes[0].append(tiny(1, 2, 3), NEVER);
+  await inboxes[1].append(tiny(1, 2), NEVER);
+  for (const inbox of inboxes) await inbox.take(9, NEVER);
+  await fail();
+  for (const inbox of await start()) await inbox.take(9, NEVER);
+  await fail();
+  {
+    const [inboxA, inboxB] = await start();
+    const [innocentA] = await inboxA.take(9, NEVER);
+    const taken = inboxB.take(9, NEVER);
+    const poisoned = inboxA.take(9, NEVER);
+    inboxA.settle(innocentA);
+    const [innocentB] = await taken;
+    inboxB.settle(innocentB);
+    assertEquals(ids(await poisoned), [2]);
+    let isTaken = false;
+    inboxB.take(9, NEVER).then(() => isTaken = true);
+    await fail();
+    assert(!isTaken);
+  }
+  const [inboxA, inboxB] = await start();
+  assertEquals(inboxA.quarantined().map(({ update }) => update), tiny(2));
+  assertEquals(inboxB.quarantined(), []);
+  assertEquals(ids(await inboxB.take(9, NEVER)), [2]);
+  const next = inboxA.take(9, NEVER);
+  await inboxB.close();
+  assertEquals(ids(await next), [3]);
+  await inboxA.close();
+});
+
 Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
   using time = new FakeTime();
   using dir = tempDir();

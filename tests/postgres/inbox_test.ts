@@ -550,6 +550,27 @@ Deno.test("an update that goes on while a suspect runs does not pay for it", asy
   assertEquals(await readAlone(), ["false", "true"]);
 });
 
+Deno.test("in a process with several inboxes, one suspect at a time runs by itself", async () => {
+  const urls = [
+    await postgres.createDatabase(),
+    await postgres.createDatabase(),
+  ];
+  await using first = await openInbox(urls[0]);
+  await using second = await openInbox(urls[1]);
+  for (const [i, inbox] of [first, second].entries()) {
+    await inbox.append(tiny(1), NEVER);
+    await recordDeaths(urls[i], 1, 2);
+  }
+  const [suspect] = await first.take(9, NEVER);
+  let isTaken = false;
+  const next = second.take(9, NEVER);
+  next.then(() => isTaken = true);
+  await sleep(1500);
+  assert(!isTaken);
+  await first.settle(suspect);
+  assertEquals(ids(await next), [1]);
+});
+
 Deno.test("an inbox works where there is no connection left for leaving word", async () => {
   const url = new URL(await postgres.createDatabase());
   const name = url.pathname.slice(1);
