@@ -29,6 +29,7 @@ export class Witness {
         this.#connectionString,
         "witness",
         QUERY_MS,
+        0,
         (client) => {
           if (this.#client === client) this.#client = undefined;
         },

@@ -571,6 +571,26 @@ Deno.test("in a process with several inboxes, one suspect at a time runs by itse
   assertEquals(ids(await next), [1]);
 });
 
+/** The sessions that are kept for leaving word. */
+function witnesses({ pathname }: URL): Promise<string[]> {
+  return postgres.query(
+    `SELECT pid FROM pg_stat_activity WHERE datname = '${pathname.slice(1)}'
+     AND application_name = 'grammy_runner witness'`,
+  );
+}
+
+Deno.test("the connection for leaving word stays, however long it is idle", async () => {
+  const url = new URL(await postgres.createDatabase());
+  await postgres.query(
+    `ALTER DATABASE ${url.pathname.slice(1)} SET idle_session_timeout = 500`,
+  );
+  await using _inbox = await openInbox(url.href);
+  const before = await witnesses(url);
+  assertEquals(before.length, 1);
+  await sleep(1500);
+  assertEquals(await witnesses(url), before);
+});
+
 Deno.test("an inbox works where there is no connection left for leaving word", async () => {
   const url = new URL(await postgres.createDatabase());
   const name = url.pathname.slice(1);
@@ -580,12 +600,7 @@ Deno.test("an inbox works where there is no connection left for leaving word", a
   await using inbox = await openInbox(url.href);
   assertEquals(levels(inbox.events), ["info"]);
   await postgres.query("ALTER ROLE few CONNECTION LIMIT 9");
-  const witnesses = () =>
-    postgres.query(
-      `SELECT pid FROM pg_stat_activity WHERE usename = 'few'
-       AND application_name = 'grammy_runner witness'`,
-    );
-  await waitUntil(async () => (await witnesses()).length === 1);
+  await waitUntil(async () => (await witnesses(url)).length === 1);
   await inbox.append(tiny(1), NEVER);
   assertEquals(ids(await inbox.take(1, NEVER)), [1]);
   assertEquals(levels(inbox.events), ["info"]);
