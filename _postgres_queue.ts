@@ -44,7 +44,7 @@ interface Stored {
   json: string;
   /** How many of the deaths are known not to have been kills from outside. */
   failures?: number;
-  /** Whether the update ran by itself at the last of them. */
+  /** Whether the update ran alone at the last of them. */
   alone?: boolean;
 }
 
@@ -226,22 +226,22 @@ export class PostgresQueue {
    * Notes that this machine fails while updates run.
    *
    * @param failures 1 if it does; -1 if it has not died of that
-   * @param suspect The id of the job that runs by itself, if any
+   * @param alone Whether nothing else runs
    */
   async countFailures(
     claims: Claim[],
     failures: 1 | -1,
-    suspect?: string,
+    alone: boolean,
     db = this.#db,
   ): Promise<void> {
     await db.executeSql(
       `UPDATE ${SCHEMA}.job
        SET data = data || jsonb_build_object(
          'failures', coalesce((data->>'failures')::int, 0) + $4::int,
-         'alone', id IS NOT DISTINCT FROM $5::uuid
+         'alone', $5::boolean
        )
        WHERE ${HELD}`,
-      [...this.#held(claims), failures, suspect ?? null],
+      [...this.#held(claims), failures, alone],
     );
   }
 

@@ -59,6 +59,16 @@ export interface QuarantinedUpdate<Y> {
   deaths: number;
 }
 
+/**
+ * @param others Number of deaths in short lives at which the update did not run
+ * @param isOnly Whether nothing else ran at the last death
+ */
+type IsGuilty<Y> = (
+  entry: Entry<Y>,
+  others: number,
+  isOnly: boolean,
+) => boolean;
+
 /** What a transaction records. */
 interface Change<Y> {
   /** New updates. */
@@ -133,11 +143,10 @@ export class InboxLog<Y extends { update_id: number }> {
   /**
    * Reads the file, and notes for whom the last life ended badly.
    *
-   * @param isGuilty Tells from the number of deaths in short lives
-   * at which an update was not running whether to set it aside
+   * @param isGuilty Tells whether to set an update aside
    * @returns The updates that have been set aside just now
    */
-  load(isGuilty: (entry: Entry<Y>, others: number) => boolean): Entry<Y>[] {
+  load(isGuilty: IsGuilty<Y>): Entry<Y>[] {
     this.#loadFinished();
     this.#loadBatches();
     for (const quarantined of listQuarantine<Y>(this.#db)) {
@@ -181,7 +190,7 @@ export class InboxLog<Y extends { update_id: number }> {
     }
   }
 
-  #judge(isGuilty: (entry: Entry<Y>, others: number) => boolean): Entry<Y>[] {
+  #judge(isGuilty: IsGuilty<Y>): Entry<Y>[] {
     const bot = first(this.#db, "SELECT * FROM bot")!;
     const running = new Set<number>(JSON.parse(String(bot.running)));
     const deaths = Number(bot.deaths) + (running.size > 0 ? 1 : 0);
@@ -194,7 +203,8 @@ export class InboxLog<Y extends { update_id: number }> {
       if (wasRunning) entry.deaths++;
       if (wasRunning && bot.failed === 1) entry.failures++;
       entry.alone = alone;
-      if (isGuilty(entry, Math.max(0, deaths - entry.deaths))) {
+      const others = Math.max(0, deaths - entry.deaths);
+      if (isGuilty(entry, others, running.size === 1)) {
         guilty.push(entry);
       } else {
         this.#statements.suspect.run(id, entry.deaths, entry.failures, alone);

@@ -261,8 +261,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
-  /** The job of one of them that runs here by itself. */
-  #suspect: string | undefined;
+  /** Whether one of them runs here by itself. */
+  #alone = false;
   /** The ids of updates that run here and may kill the process yet. */
   readonly #dangerous = new Set<number>();
   /** Set while such an update runs, or waits for the others to end. */
@@ -594,7 +594,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#stopWaiting();
     if (!this.#wary) return jobs;
     if (canRunAlone) {
-      this.#suspect = jobs[0].id;
+      this.#alone = true;
       accuse(this);
       this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
       return jobs;
@@ -638,7 +638,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   #stopWaiting(): void {
     clearTimeout(this.#patience);
-    this.#patience = this.#suspect = undefined;
+    this.#patience = undefined;
+    this.#alone = false;
     acquit(this);
   }
 
@@ -676,7 +677,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const failed = claims.held().filter((claim) => !this.#failed.has(claim));
     if (failed.length === 0) return;
     for (const claim of failed) this.#failed.add(claim);
-    witness.send((db) => queue.countFailures(failed, 1, this.#suspect, db));
+    // What ran out of patience before can still be there.
+    const alone = this.#alone && claims.size === 1;
+    witness.send((db) => queue.countFailures(failed, 1, alone, db));
   };
 
   /** Shows that this machine is alive, whatever else takes its time. */
@@ -688,7 +691,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       const failed = [...this.#failed];
       if (failed.length > 0) {
         // The machine has lived through it.
-        await queue.countFailures(failed, -1);
+        await queue.countFailures(failed, -1, false);
         for (const claim of failed) this.#failed.delete(claim);
       }
       await witness.prepare();
@@ -725,7 +728,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#waiting = waiting;
     this.#aside = aside;
     // Others may have run them.
-    if (suspects === 0 && this.#suspect === undefined) {
+    if (suspects === 0 && !this.#alone) {
       this.#wary = false;
       this.#stopWaiting();
     }

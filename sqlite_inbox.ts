@@ -262,8 +262,10 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     let guilty: Entry<Y>[];
     try {
       log = new InboxLog<Y>(db, this.#path, tombstones);
-      guilty = log.load(({ alone, failures }, others) =>
-        alone > 0 && failures >= maxAttempts || alone >= maxAttempts + others
+      guilty = log.load(({ alone, failures }, others, isOnly) =>
+        // What ran out of patience before can still have been there.
+        alone > 0 && isOnly && failures >= maxAttempts ||
+        alone >= maxAttempts + others
       );
     } catch (error) {
       closeInboxFile(db);
