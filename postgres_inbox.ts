@@ -451,6 +451,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const end = async () => {
       await this.#claiming;
       try {
+        await this.#takeBack(queue);
         await claims.close();
       } finally {
         await leadership.close();
@@ -682,18 +683,21 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     witness.send((db) => queue.countFailures(failed, 1, alone, db));
   };
 
+  /** The machine has lived through what it left word of. */
+  async #takeBack(queue: PostgresQueue): Promise<void> {
+    const failed = [...this.#failed];
+    if (failed.length === 0) return;
+    await queue.countFailures(failed, -1, false);
+    for (const claim of failed) this.#failed.delete(claim);
+  }
+
   /** Shows that this machine is alive, whatever else takes its time. */
   #beat(session: Session<Y>): Promise<void> {
     return repeat(session, async () => {
       const { queue, claims, witness } = session;
       const lost = await claims.touch();
       if (lost > 0) session.emit(runsAgain(lost));
-      const failed = [...this.#failed];
-      if (failed.length > 0) {
-        // The machine has lived through it.
-        await queue.countFailures(failed, -1, false);
-        for (const claim of failed) this.#failed.delete(claim);
-      }
+      await this.#takeBack(queue);
       await witness.prepare();
     });
   }

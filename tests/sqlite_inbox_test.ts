@@ -554,6 +554,19 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   assertEquals(ids(await open.take(9, NEVER)), [7]);
 });
 
+/** The process fails twice while all of these run. */
+async function failTwice(
+  { start, fail }: ReturnType<typeof mortal>,
+  ...ids: number[]
+): Promise<void> {
+  const first = await start();
+  await first.append(tiny(...ids), NEVER);
+  await first.take(9, NEVER);
+  await fail();
+  await (await start()).take(9, NEVER);
+  await fail();
+}
+
 /** An inbox in a process that dies again and again. */
 function mortal(
   dir: ReturnType<typeof tempDir>,
@@ -618,13 +631,9 @@ Deno.test("a failure that the process lives through is forgotten", async () => {
 
 Deno.test("failures for which an update was set aside count for no other", async () => {
   using dir = tempDir();
-  const { start, fail } = mortal(dir);
-  const first = await start();
-  await first.append(tiny(1, 2), NEVER);
-  await first.take(9, NEVER);
-  await fail();
-  await (await start()).take(9, NEVER);
-  await fail();
+  const life = mortal(dir);
+  const { start, fail } = life;
+  await failTwice(life, 1, 2);
   assertEquals(ids(await (await start()).take(9, NEVER)), [1]);
   await fail();
   for (let deaths = 0; deaths < 3; deaths++) {
@@ -640,13 +649,9 @@ Deno.test("failures for which an update was set aside count for no other", async
 Deno.test("a suspect beside which another one goes on is set aside only after three such deaths in a row, and the other one is not", async () => {
   using time = new FakeTime();
   using dir = tempDir();
-  const { start, fail } = mortal(dir);
-  const first = await start();
-  await first.append(tiny(1, 2), NEVER);
-  await first.take(9, NEVER);
-  await fail();
-  await (await start()).take(9, NEVER);
-  await fail();
+  const life = mortal(dir);
+  const { start, fail } = life;
+  await failTwice(life, 1, 2);
   for (let further = 0; further < 3; further++) {
     const inbox = await start();
     assertEquals(inbox.quarantined(), []);

@@ -571,6 +571,18 @@ Deno.test("in a process with several inboxes, one suspect at a time runs by itse
   assertEquals(ids(await next), [1]);
 });
 
+Deno.test("a machine that fails and is then stopped takes its word back", async () => {
+  const url = await postgres.createDatabase();
+  {
+    await using inbox = await openInbox(url);
+    await inbox.append(tiny(1), NEVER);
+    await inbox.take(1, NEVER);
+    failProcess();
+    await waitUntil(async () => await readFailures(url) === "1");
+  }
+  assertEquals(await readFailures(url), "0");
+});
+
 /** The sessions that are kept for leaving word. */
 function witnesses({ pathname }: URL): Promise<string[]> {
   return postgres.query(
