@@ -14,12 +14,14 @@ export interface Client {
  *
  * @param purpose What the server shows to those who look at its connections
  * @param queryMs How long a statement may take
+ * @param idleMs After how long in idleness the server ends it; never if 0
  * @param onEnd Called when the connection has ended, whoever has ended it
  */
 export async function connect(
   connectionString: string,
   purpose: string,
   queryMs: number,
+  idleMs: number,
   onEnd: (client: Client) => void,
 ): Promise<Client> {
   const client = new pg.Client({
@@ -28,11 +30,15 @@ export async function connect(
     connectionTimeoutMillis: 5000,
     query_timeout: queryMs,
     keepAlive: true,
+    // What lies between can forget a connection that is idle.
+    keepAliveInitialDelayMillis: 10_000,
   });
   client.on("error", () => onEnd(client));
   client.on("end", () => onEnd(client));
   try {
     await client.connect();
+    // Besides, a pooler gives no session to those who have not asked for anything.
+    await client.query(`SET idle_session_timeout = ${idleMs}`);
     return client;
   } catch (error) {
     client.end().catch(() => {}); // it may not even have begun

@@ -134,10 +134,10 @@ export class Leadership {
       this.#connectionString,
       "lead",
       SILENCE_MS, // whoever waits for longer cannot lead
+      SILENCE_MS,
       (client) => this.#client === client && this.lose(),
     );
     try {
-      await client.query(`SET idle_session_timeout = ${SILENCE_MS}`);
       const session = await this.#nameSession(client);
       signal.throwIfAborted();
       this.#client = client;

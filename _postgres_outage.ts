@@ -63,6 +63,11 @@ export class Outage {
     readonly emit: (event: RunnerEvent<never> & { type: "inbox" }) => void,
   ) {}
 
+  /** Whether PostgreSQL is lost. */
+  get lasts(): boolean {
+    return this.#since !== undefined;
+  }
+
   /** Something failed in a way that passes. */
   failed(error: unknown): void {
     this.#lastFailure = Date.now();

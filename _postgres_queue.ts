@@ -19,8 +19,8 @@ const REMEMBER_SECONDS = 2 * DAY;
 /** pg-boss would drop updates after that. */
 const NEVER = 10 * 365 * DAY;
 /** The jobs of claims that nobody else has by now. */
-const HELD = `name = $1 AND id = ANY($2::uuid[]) AND state = 'active'
-  AND id::text || ':' || retry_count = ANY($3)`;
+const HELD = `name = $1 AND state = 'active' AND (id, retry_count) IN
+  (SELECT * FROM unnest($2::uuid[], $3::int[]))`;
 /** How long a statement may take, so that a server that hangs is noticed. */
 const QUERY_MS = 30_000;
 
@@ -340,7 +340,7 @@ export class PostgresQueue {
     return [
       this.name,
       claims.map(({ id }) => id),
-      claims.map(({ id, retryCount }) => `${id}:${retryCount}`),
+      claims.map(({ retryCount }) => retryCount),
     ];
   }
 

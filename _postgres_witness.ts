@@ -11,23 +11,34 @@ const QUERY_MS = 5000;
 export class Witness {
   readonly #connectionString: string;
   #client: Client | undefined;
+  /** Told of what keeps it from connecting, once. */
+  readonly #onMissed: (error: unknown) => void;
+  #isMissed = false;
   #isClosed = false;
 
-  constructor(connectionString: string) {
+  constructor(connectionString: string, onMissed: (error: unknown) => void) {
+    this.#onMissed = onMissed;
     this.#connectionString = connectionString;
   }
 
-  /** Sees that there is a connection, unless this is closed. */
+  /** Sees that there is a connection if there can be one. */
   async prepare(): Promise<void> {
     if (this.#client !== undefined || this.#isClosed) return;
-    this.#client = await connect(
-      this.#connectionString,
-      "witness",
-      QUERY_MS,
-      (client) => {
-        if (this.#client === client) this.#client = undefined;
-      },
-    );
+    try {
+      this.#client = await connect(
+        this.#connectionString,
+        "witness",
+        QUERY_MS,
+        0,
+        (client) => {
+          if (this.#client === client) this.#client = undefined;
+        },
+      );
+      this.#isMissed = false;
+    } catch (error) {
+      if (!this.#isMissed) this.#onMissed(error);
+      this.#isMissed = true;
+    }
     if (this.#isClosed) await this.close();
   }
 

@@ -19,7 +19,7 @@ const SCHEMA = `
     id INTEGER PRIMARY KEY,
     deaths INTEGER NOT NULL DEFAULT 0, -- since the last clean close
     running TEXT NOT NULL DEFAULT '[]', -- JSON array of ids
-    alone INTEGER NOT NULL DEFAULT 0, -- whether a suspect runs, and nothing else
+    alone INTEGER, -- the id of the suspect that runs by itself, if any
     failed INTEGER NOT NULL DEFAULT 0 -- whether the process ended by itself
   );
   -- What each append stored: JSON arrays of updates. Gone when all have finished.

@@ -59,14 +59,27 @@ export interface QuarantinedUpdate<Y> {
   deaths: number;
 }
 
+/**
+ * @param others Number of deaths in short lives at which the update did not run
+ * @param isOnly Whether nothing else ran at the last death
+ */
+type IsGuilty<Y> = (
+  entry: Entry<Y>,
+  others: number,
+  isOnly: boolean,
+) => boolean;
+
 /** What a transaction records. */
 interface Change<Y> {
   /** New updates. */
   fresh?: Y[];
   /** Updates that have been settled. */
   ended: Entry<Y>[];
-  /** The ids of those that run now; absent if they are still the same. */
-  running?: { ids: Iterable<number>; alone: boolean; failed?: boolean };
+  /**
+   * The ids of those that run now, and which of them is a suspect that runs by
+   * itself; absent if they are still the same.
+   */
+  running?: { ids: Iterable<number>; alone?: number; failed?: boolean };
 }
 
 /**
@@ -130,11 +143,10 @@ export class InboxLog<Y extends { update_id: number }> {
   /**
    * Reads the file, and notes for whom the last life ended badly.
    *
-   * @param isGuilty Tells from the number of deaths in short lives
-   * at which an update was not running whether to set it aside
+   * @param isGuilty Tells whether to set an update aside
    * @returns The updates that have been set aside just now
    */
-  load(isGuilty: (entry: Entry<Y>, others: number) => boolean): Entry<Y>[] {
+  load(isGuilty: IsGuilty<Y>): Entry<Y>[] {
     this.#loadFinished();
     this.#loadBatches();
     for (const quarantined of listQuarantine<Y>(this.#db)) {
@@ -178,7 +190,7 @@ export class InboxLog<Y extends { update_id: number }> {
     }
   }
 
-  #judge(isGuilty: (entry: Entry<Y>, others: number) => boolean): Entry<Y>[] {
+  #judge(isGuilty: IsGuilty<Y>): Entry<Y>[] {
     const bot = first(this.#db, "SELECT * FROM bot")!;
     const running = new Set<number>(JSON.parse(String(bot.running)));
     const deaths = Number(bot.deaths) + (running.size > 0 ? 1 : 0);
@@ -186,12 +198,13 @@ export class InboxLog<Y extends { update_id: number }> {
     for (const entry of this.unfinished.values()) {
       const { id } = entry;
       const wasRunning = running.has(id);
-      const alone = wasRunning && bot.alone === 1 ? entry.alone + 1 : 0;
+      const alone = wasRunning && bot.alone === id ? entry.alone + 1 : 0;
       if (!wasRunning && entry.alone === alone) continue;
       if (wasRunning) entry.deaths++;
       if (wasRunning && bot.failed === 1) entry.failures++;
       entry.alone = alone;
-      if (isGuilty(entry, Math.max(0, deaths - entry.deaths))) {
+      const others = Math.max(0, deaths - entry.deaths);
+      if (isGuilty(entry, others, running.size === 1)) {
         guilty.push(entry);
       } else {
         this.#statements.suspect.run(id, entry.deaths, entry.failures, alone);
@@ -201,7 +214,7 @@ export class InboxLog<Y extends { update_id: number }> {
     this.#removeEmpty(guilty);
     this.#compact(new Set(guilty.map(({ batch }) => batch)));
     this.#db.exec(`
-      UPDATE bot SET running = '[]', alone = 0, failed = 0, deaths = ${deaths}
+      UPDATE bot SET running = '[]', alone = NULL, failed = 0, deaths = ${deaths}
     `);
     if (guilty.length > 0) {
       // Those deaths that led to setting one aside are explained.
@@ -252,7 +265,7 @@ export class InboxLog<Y extends { update_id: number }> {
         }
         if (running !== undefined) {
           const { ids, alone, failed } = running;
-          run.run(JSON.stringify([...ids]), alone ? 1 : 0, failed ? 1 : 0);
+          run.run(JSON.stringify([...ids]), alone ?? null, failed ? 1 : 0);
         }
         if (isLong) this.#db.exec(FORGET_DEATHS);
       });

@@ -32,7 +32,7 @@ import {
 } from "./_postgres_queue.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
 import { Witness } from "./_postgres_witness.ts";
-import { ALONE_MS, aloneMs } from "./_suspect.ts";
+import { accuse, acquit, ALONE_MS, aloneMs, mayAccuse } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -268,7 +268,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   /** Set while such an update runs, or waits for the others to end. */
   #patience: ReturnType<typeof setTimeout> | undefined;
   /** What the machine was about to die of. */
-  #failed: Claim[] = [];
+  readonly #failed = new Set<Claim>();
   #ignoreFailures: (() => void) | undefined;
   /** Set while updates are being claimed; never rejects. */
   #claiming: Promise<void> | undefined;
@@ -335,14 +335,23 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       `grammy_runner/${queue.name}`,
       (run) => queue.whileBusy(run),
     );
-    const witness = new Witness(this.#connectionString);
+    const witness = new Witness(this.#connectionString, (error) => {
+      if (outage.lasts) return;
+      emit({
+        type: "inbox",
+        level: "info",
+        message:
+          "There is no connection to leave word over if this machine fails, so that would count as a kill from outside",
+        error,
+      });
+    });
     const closing = new AbortController();
     const claims = new Claims<Y>(queue, outage, closing.signal, (left) => {
       this.#waiting += left;
       this.#look();
     });
     this.#wary = false;
-    this.#failed = [];
+    this.#failed.clear();
     this.#dangerous.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
@@ -352,7 +361,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         signal,
       );
       await outage.retry(() => this.#count(queue), signal);
-      await outage.retry(() => witness.prepare(), signal);
+      await witness.prepare();
+      signal.throwIfAborted();
     } catch (error) {
       const closed = Promise.all([queue.close(), witness.close()])
         .catch(() => {}); // the first error tells more
@@ -405,7 +415,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || this.#dangerous.size === 0) {
+      if (!this.#wary || this.#canRunSuspect()) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
@@ -441,6 +451,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     const end = async () => {
       await this.#claiming;
       try {
+        await this.#takeBack(queue);
         await claims.close();
       } finally {
         await leadership.close();
@@ -532,11 +543,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   }
 
   /** There may be something to take, or room. */
-  #look(): void {
+  readonly #look = (): void => {
     this.#news = true;
     this.#wakeTake?.();
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
-  }
+  };
 
   /** Claims what there is. What arrives after an abort is left to others. */
   async #claim(limit: number, signal: AbortSignal): Promise<Y[]> {
@@ -579,17 +590,22 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       job.retryCount >= this.#aloneFrom && !this.#isGuilty(job) &&
       !claims.has(job)
     );
-    const canRunAlone = jobs.length === 1 && this.#dangerous.size === 0;
+    const canRunAlone = jobs.length === 1 && this.#canRunSuspect();
     this.#wary = suspects.length > 0;
     this.#stopWaiting();
     if (!this.#wary) return jobs;
     if (canRunAlone) {
       this.#alone = true;
+      accuse(this);
       this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
       return jobs;
     }
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
+  }
+
+  #canRunSuspect(): boolean {
+    return this.#dangerous.size === 0 && mayAccuse(this, this.#look);
   }
 
   #isGuilty({ retryCount, failures, alone }: Job): boolean {
@@ -625,6 +641,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     clearTimeout(this.#patience);
     this.#patience = undefined;
     this.#alone = false;
+    acquit(this);
   }
 
   /** It has ended, or it is not going to run. */
@@ -656,12 +673,23 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   /** Leaves word for the others, with the last thing that this machine can do. */
   readonly #fail = (): void => {
-    if (this.#session === undefined || this.#failed.length > 0) return;
+    if (this.#session === undefined) return;
     const { queue, claims, witness } = this.#session;
-    const failed = this.#failed = claims.held();
+    const failed = claims.held().filter((claim) => !this.#failed.has(claim));
     if (failed.length === 0) return;
-    witness.send((db) => queue.countFailures(failed, 1, this.#alone, db));
+    for (const claim of failed) this.#failed.add(claim);
+    // What ran out of patience before can still be there.
+    const alone = this.#alone && claims.size === 1;
+    witness.send((db) => queue.countFailures(failed, 1, alone, db));
   };
+
+  /** The machine has lived through what it left word of. */
+  async #takeBack(queue: PostgresQueue): Promise<void> {
+    const failed = [...this.#failed];
+    if (failed.length === 0) return;
+    await queue.countFailures(failed, -1, false);
+    for (const claim of failed) this.#failed.delete(claim);
+  }
 
   /** Shows that this machine is alive, whatever else takes its time. */
   #beat(session: Session<Y>): Promise<void> {
@@ -669,12 +697,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
       const { queue, claims, witness } = session;
       const lost = await claims.touch();
       if (lost > 0) session.emit(runsAgain(lost));
-      const failed = this.#failed;
-      if (failed.length > 0) {
-        // The machine has lived through it.
-        await queue.countFailures(failed, -1, false);
-        this.#failed = [];
-      }
+      await this.#takeBack(queue);
       await witness.prepare();
     });
   }

@@ -26,7 +26,7 @@ import {
   type QuarantinedUpdate,
   releaseFromFile,
 } from "./_sqlite_log.ts";
-import { ALONE_MS, aloneMs } from "./_suspect.ts";
+import { accuse, acquit, ALONE_MS, aloneMs, mayAccuse } from "./_suspect.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
 
 export type { QuarantinedUpdate };
@@ -231,6 +231,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #wakeAppend: (() => void) | undefined;
   #wakeTake: (() => void) | undefined;
+  readonly #look = (): void => this.#wakeTake?.();
 
   constructor(path: string, options: Required<SqliteInboxOptions>) {
     this.#path = path;
@@ -261,8 +262,10 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     let guilty: Entry<Y>[];
     try {
       log = new InboxLog<Y>(db, this.#path, tombstones);
-      guilty = log.load(({ alone, failures }, others) =>
-        alone > 0 && failures >= maxAttempts || alone >= maxAttempts + others
+      guilty = log.load(({ alone, failures }, others, isOnly) =>
+        // What ran out of patience before can still have been there.
+        alone > 0 && isOnly && failures >= maxAttempts ||
+        alone >= maxAttempts + others
       );
     } catch (error) {
       closeInboxFile(db);
@@ -275,7 +278,6 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#head = 0;
     this.#dangerous.clear();
     this.#running = new Set();
-    this.#suspect = undefined;
     this.#ended = [];
     this.#runningChanged = false;
     this.#ignoreFailures = onFailure(() => {
@@ -364,7 +366,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #takeable(limit: number): number {
     if (this.#length === 0 || this.#suspect !== undefined) return 0;
     if (this.#isSuspect(this.#buffer[this.#head])) {
-      return this.#dangerous.size === 0 ? 1 : 0;
+      const canRun = this.#dangerous.size === 0 && mayAccuse(this, this.#look);
+      return canRun ? 1 : 0;
     }
     let end = this.#head + 1;
     const most = Math.min(this.#buffer.length, this.#head + limit);
@@ -380,6 +383,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** Lets a suspect run by itself, for some time. */
   #accuse(entry: Entry<Y>): void {
     this.#suspect = entry;
+    accuse(this);
     const furtherDeaths = entry.deaths - (this.#options.maxAttempts - 1);
     this.#stopWaiting();
     this.#waitAtMost(aloneMs(furtherDeaths));
@@ -396,12 +400,17 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #waitAtMost(ms: number): void {
     this.#patience ??= setTimeout(() => {
       this.#stopWaiting();
-      this.#suspect = undefined;
+      this.#acquit();
       this.#dangerous.clear();
       this.#runningChanged = true;
       this.#flush();
       this.#wakeTake?.();
     }, ms);
+  }
+
+  #acquit(): void {
+    this.#suspect = undefined;
+    acquit(this);
   }
 
   #stopWaiting(): void {
@@ -427,7 +436,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#running.delete(entry.id);
     this.#runningChanged = true;
     this.#dangerous.delete(entry);
-    if (this.#suspect === entry) this.#suspect = undefined;
+    if (this.#suspect === entry) this.#acquit();
     if (this.#dangerous.size === 0) this.#stopWaiting();
     if (this.#length > 0 && this.#takeable(1) > 0) this.#wakeTake?.();
     this.#arm(FLUSH_MS);
@@ -447,6 +456,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const log = this.#log;
     if (db === undefined || log === undefined) return;
     this.#stopWaiting();
+    this.#acquit();
     this.#ignoreFailures?.();
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -456,7 +466,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const ended = this.#ended.splice(0);
     try {
       // Whatever happens to the process from now on is no fault of theirs.
-      log.commit({ ended, running: { ids: [], alone: false } });
+      log.commit({ ended, running: { ids: [] } });
       log.endLife();
     } finally {
       closeInboxFile(db);
@@ -530,7 +540,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       running: this.#runningChanged
         ? {
           ids: this.#running,
-          alone: this.#suspect !== undefined,
+          alone: this.#suspect?.id,
           failed: this.#failing,
         }
         : undefined,

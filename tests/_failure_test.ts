@@ -1,4 +1,7 @@
 import { assertEquals } from "@std/assert";
+import process from "node:process";
+import { onFailure } from "../_failure.ts";
+import { failProcess } from "./_bot.ts";
 
 const MODULE = new URL("../_failure.ts", import.meta.url).href;
 
@@ -37,3 +40,20 @@ for (const [name, code, isFailure] of ENDS) {
     );
   });
 }
+
+Deno.test("any number of inboxes listen as one, until the last is closed", () => {
+  const before = process.listenerCount("exit");
+  let told = 0;
+  const ends = Array.from({ length: 12 }, () => onFailure(() => told++));
+  assertEquals(process.listenerCount("exit"), before + 1);
+  failProcess();
+  assertEquals(told, 12);
+  const last = ends.pop()!;
+  for (const end of ends) end();
+  failProcess();
+  assertEquals(told, 13);
+  last();
+  failProcess();
+  assertEquals(told, 13);
+  assertEquals(process.listenerCount("exit"), before);
+});

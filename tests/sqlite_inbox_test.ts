@@ -554,6 +554,19 @@ Deno.test("what is set aside can be listed and put back while the inbox is close
   assertEquals(ids(await open.take(9, NEVER)), [7]);
 });
 
+/** The process fails twice while all of these run. */
+async function failTwice(
+  { start, fail }: ReturnType<typeof mortal>,
+  ...ids: number[]
+): Promise<void> {
+  const first = await start();
+  await first.append(tiny(...ids), NEVER);
+  await first.take(9, NEVER);
+  await fail();
+  await (await start()).take(9, NEVER);
+  await fail();
+}
+
 /** An inbox in a process that dies again and again. */
 function mortal(
   dir: ReturnType<typeof tempDir>,
@@ -618,13 +631,9 @@ Deno.test("a failure that the process lives through is forgotten", async () => {
 
 Deno.test("failures for which an update was set aside count for no other", async () => {
   using dir = tempDir();
-  const { start, fail } = mortal(dir);
-  const first = await start();
-  await first.append(tiny(1, 2), NEVER);
-  await first.take(9, NEVER);
-  await fail();
-  await (await start()).take(9, NEVER);
-  await fail();
+  const life = mortal(dir);
+  const { start, fail } = life;
+  await failTwice(life, 1, 2);
   assertEquals(ids(await (await start()).take(9, NEVER)), [1]);
   await fail();
   for (let deaths = 0; deaths < 3; deaths++) {
@@ -635,6 +644,68 @@ Deno.test("failures for which an update was set aside count for no other", async
   }
   await using inbox = await start();
   assertEquals(ids(inbox.quarantined().map(({ update }) => update)), [1, 2]);
+});
+
+Deno.test("a suspect beside which another one goes on is set aside only after three such deaths in a row, and the other one is not", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const life = mortal(dir);
+  const { start, fail } = life;
+  await failTwice(life, 1, 2);
+  for (let further = 0; further < 3; further++) {
+    const inbox = await start();
+    assertEquals(inbox.quarantined(), []);
+    assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+    const next = inbox.take(9, NEVER);
+    await time.tickAsync(5000 * 2 ** further);
+    assertEquals(ids(await next), [2]);
+    await fail();
+  }
+  await using last = await start();
+  assertEquals(ids(last.quarantined().map(({ update }) => update)), [2]);
+  assertEquals(ids(await last.take(9, NEVER)), [1]);
+});
+
+Deno.test("in a process with several inboxes, one suspect at a time runs by itself", async () => {
+  using dirA = tempDir();
+  using dirB = tempDir();
+  const a = mortal(dirA);
+  const b = mortal(dirB);
+  const start = () => Promise.all([a.start(), b.start()]);
+  const fail = async () => {
+    failProcess();
+    await b.die();
+    await a.die();
+  };
+  const inboxes = await start();
+  await inboxes[0].append(tiny(1, 2, 3), NEVER);
+  await inboxes[1].append(tiny(1, 2), NEVER);
+  for (const inbox of inboxes) await inbox.take(9, NEVER);
+  await fail();
+  for (const inbox of await start()) await inbox.take(9, NEVER);
+  await fail();
+  {
+    const [inboxA, inboxB] = await start();
+    const [innocentA] = await inboxA.take(9, NEVER);
+    const taken = inboxB.take(9, NEVER);
+    const poisoned = inboxA.take(9, NEVER);
+    inboxA.settle(innocentA);
+    const [innocentB] = await taken;
+    inboxB.settle(innocentB);
+    assertEquals(ids(await poisoned), [2]);
+    let isTaken = false;
+    inboxB.take(9, NEVER).then(() => isTaken = true);
+    await fail();
+    assert(!isTaken);
+  }
+  const [inboxA, inboxB] = await start();
+  assertEquals(inboxA.quarantined().map(({ update }) => update), tiny(2));
+  assertEquals(inboxB.quarantined(), []);
+  assertEquals(ids(await inboxB.take(9, NEVER)), [2]);
+  const next = inboxA.take(9, NEVER);
+  await inboxB.close();
+  assertEquals(ids(await next), [3]);
+  await inboxA.close();
 });
 
 Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {

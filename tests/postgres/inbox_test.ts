@@ -65,7 +65,7 @@ async function openInbox(
   });
 }
 
-function levels(events: RunnerEvent<never>[]): string[] {
+function levels<Y>(events: RunnerEvent<Y>[]): string[] {
   return events.flatMap((event) => event.type === "inbox" ? [event.level] : []);
 }
 
@@ -529,6 +529,106 @@ Deno.test("an update that machines have failed of while it ran alone is set asid
   const [{ update, deaths }, ...others] = await inbox.quarantined();
   assertEquals([update, deaths, others], [tiny(1)[0], 3, []]);
   assertEquals(await readFailures(url), "none,none");
+});
+
+Deno.test("a suspect beside which another one goes on does not run alone", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await recordDeaths(url, 1, 2);
+  await recordDeaths(url, 2, 2);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+  failProcess();
+  const readAlone = () =>
+    postgres.query(
+      `SELECT data->>'alone' FROM grammy_runner.job
+       WHERE name = 'bot-1' AND data->>'failures' = '1' ORDER BY id`,
+      url,
+    );
+  await waitUntil(async () => (await readAlone()).length === 2);
+  assertEquals(await readAlone(), ["false", "false"]);
+});
+
+Deno.test("in a process with several inboxes, one suspect at a time runs by itself", async () => {
+  const urls = [
+    await postgres.createDatabase(),
+    await postgres.createDatabase(),
+  ];
+  await using first = await openInbox(urls[0]);
+  await using second = await openInbox(urls[1]);
+  for (const [i, inbox] of [first, second].entries()) {
+    await inbox.append(tiny(1), NEVER);
+    await recordDeaths(urls[i], 1, 2);
+  }
+  const [suspect] = await first.take(9, NEVER);
+  let isTaken = false;
+  const next = second.take(9, NEVER);
+  next.then(() => isTaken = true);
+  await sleep(1500);
+  assert(!isTaken);
+  await first.settle(suspect);
+  assertEquals(ids(await next), [1]);
+});
+
+Deno.test("a machine that fails and is then stopped takes its word back", async () => {
+  const url = await postgres.createDatabase();
+  {
+    await using inbox = await openInbox(url);
+    await inbox.append(tiny(1), NEVER);
+    await inbox.take(1, NEVER);
+    failProcess();
+    await waitUntil(async () => await readFailures(url) === "1");
+  }
+  assertEquals(await readFailures(url), "0");
+});
+
+/** The sessions that are kept for leaving word. */
+function witnesses({ pathname }: URL): Promise<string[]> {
+  return postgres.query(
+    `SELECT pid FROM pg_stat_activity WHERE datname = '${pathname.slice(1)}'
+     AND application_name = 'grammy_runner witness'`,
+  );
+}
+
+Deno.test("the connection for leaving word stays, however long it is idle", async () => {
+  const url = new URL(await postgres.createDatabase());
+  await postgres.query(
+    `ALTER DATABASE ${url.pathname.slice(1)} SET idle_session_timeout = 500`,
+  );
+  await using _inbox = await openInbox(url.href);
+  const before = await witnesses(url);
+  assertEquals(before.length, 1);
+  await sleep(1500);
+  assertEquals(await witnesses(url), before);
+});
+
+Deno.test("an inbox works where there is no connection left for leaving word", async () => {
+  const url = new URL(await postgres.createDatabase());
+  const name = url.pathname.slice(1);
+  await postgres.query(`CREATE ROLE few LOGIN CONNECTION LIMIT 3`);
+  await postgres.query(`GRANT CREATE ON DATABASE ${name} TO few`);
+  url.username = "few";
+  await using inbox = await openInbox(url.href);
+  assertEquals(levels(inbox.events), ["info"]);
+  await postgres.query("ALTER ROLE few CONNECTION LIMIT 9");
+  await waitUntil(async () => (await witnesses(url)).length === 1);
+  await inbox.append(tiny(1), NEVER);
+  assertEquals(ids(await inbox.take(1, NEVER)), [1]);
+  assertEquals(levels(inbox.events), ["info"]);
+});
+
+Deno.test("word is left of each failure, also if the machine has just lived through another", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await inbox.take(1, NEVER);
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1,none");
+  await takeAll(inbox, 1);
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1,1");
+  await waitUntil(async () => await readFailures(url) === "0,0");
 });
 
 Deno.test("as long as the database is full, updates stay on Telegram", async () => {
