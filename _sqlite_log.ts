@@ -221,7 +221,6 @@ export class InboxLog<Y extends { update_id: number }> {
       this.#db.exec(
         "UPDATE bot SET deaths = 0; UPDATE suspects SET failures = 0",
       );
-      for (const entry of this.unfinished.values()) entry.failures = 0;
     }
     return guilty;
   }

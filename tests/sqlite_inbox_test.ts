@@ -775,6 +775,45 @@ Deno.test("deaths before a life that went well make no difference", async () => 
   assertEquals(deaths, 5);
 });
 
+Deno.test("a death of something else ends the row of a suspect, and takes one death more", async () => {
+  using time = new FakeTime();
+  using dir = tempDir();
+  const { start, die } = mortal(dir);
+  const first = await start();
+  await first.append(tiny(1), NEVER);
+  await first.take(1, NEVER);
+  await first.append(tiny(2), NEVER);
+  await die();
+  const runsAtDeath = [1, 1, 1, 2, 1, 1, 1, 1];
+  for (const [n, id] of runsAtDeath.entries()) {
+    const inbox = await start();
+    assertEquals(inbox.quarantined(), []);
+    assertEquals((await inbox.take(1, NEVER))[0].update_id, 1);
+    if (id === 2) {
+      await time.tickAsync(5000 * 2 ** n);
+      inbox.running!(tiny(1)[0], false);
+      assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+    }
+    await die();
+  }
+  await using inbox = await start();
+  const [{ update, deaths }] = inbox.quarantined();
+  assertEquals([update, deaths], [tiny(1)[0], 8]);
+});
+
+Deno.test("nothing is left in the file of suspects that ended well", async () => {
+  using dir = tempDir();
+  const life = mortal(dir);
+  await failTwice(life, 1, 2);
+  const inbox = await life.start();
+  for (const _ of [1, 2]) inbox.settle((await inbox.take(9, NEVER))[0]);
+  await inbox.close();
+  const db = new DatabaseSync(dir.path("2"));
+  const suspects = db.prepare("SELECT * FROM suspects").all();
+  db.close();
+  assertEquals(suspects, []);
+});
+
 Deno.test("handlers that change their updates change nothing that is stored", async () => {
   using dir = tempDir();
   await using inbox = await openInbox(dir.path(), { tombstones: 0 });
