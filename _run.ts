@@ -60,6 +60,7 @@ export class Run<Y> implements TaskObserver<Y> {
   #expired = false;
   /** Resolves when the fetching half has ended. */
   #received: Promise<void> = Promise.resolve();
+  /** Whether it has. */
   #receivedAll = false;
   /** `undefined` once they have been called, which is too late for others. */
   #stopHooks: Set<() => void | Promise<void>> | undefined = new Set();
@@ -195,7 +196,10 @@ export class Run<Y> implements TaskObserver<Y> {
     };
     this.#received = receive()
       .catch((error) => this.#failUnlessStopped(error))
-      .then(() => this.#giveUp(this.#unstored));
+      .then(() => {
+        this.#receivedAll = true;
+        this.#giveUp(this.#unstored);
+      });
     const handled = handle()
       .catch((error) => this.#failUnlessStopped(error));
     const over = Promise.all([this.#received, handled]);

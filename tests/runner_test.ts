@@ -287,6 +287,35 @@ Deno.test("a stop while the source waits confirms all that a durable inbox has s
   assertEquals(server.unconfirmed(), []);
 });
 
+Deno.test("a stop leaves in a durable inbox what a source without confirm has given", async () => {
+  const inbox = new DurableInbox();
+  let update_id = 0;
+  const supply = async () => {
+    await sleep(1);
+    return Array.from({ length: 100 }, () => ({ update_id: ++update_id }));
+  };
+  const stopped = new Deferred<void | Promise<void>>();
+  const seen: number[] = [];
+  const sink = createConcurrentSink<Update>(
+    {
+      async consume(update) {
+        seen.push(update.update_id);
+        await until(() => inbox.stored.size >= 300);
+        stopped.resolve(handle.stop());
+      },
+    },
+    (error) => Promise.reject(error),
+    { concurrency: 5 },
+  );
+  const handle = createRunner(createSource({ supply }), sink, { inbox });
+  handle.start();
+  await stopped.promise;
+  const kept = [...inbox.stored.keys()];
+  assert(seen.length < 20);
+  const all = Array.from({ length: update_id }, (_, i) => i + 1);
+  assertEquals([...seen, ...kept], all);
+});
+
 Deno.test("a handle can be started again before its stop has finished", async () => {
   await using server = await startServer();
   const release = new Deferred();
