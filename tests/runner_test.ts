@@ -226,20 +226,25 @@ Deno.test("abortSignal never aborts outside a runner", () => {
 
 // Stopping.
 
-const STOPS: [name: string, count: number, options: RunOptions<Update>][] = [
+const STOPS: [
+  name: string,
+  count: number,
+  options: RunOptions<Update>,
+  leaves?: boolean,
+][] = [
   ["5 updates", 5, {}],
   ["5 updates at concurrency 2 while the source waits", 5, {
     source: { speedTrafficBalance: 1 },
     sink: { concurrency: 2 },
-  }],
+  }, true],
   ["60 updates at concurrency 5", 60, { sink: { concurrency: 5 } }],
   ["300 updates at concurrency 5 and lookahead 10", 300, {
     sink: { concurrency: 5 },
     inbox: createMemoryInbox({ lookahead: 10 }),
-  }],
+  }, true],
 ];
 
-for (const [name, count, options] of STOPS) {
+for (const [name, count, options, leaves] of STOPS) {
   for (const again of [false, true]) {
     const next = again ? "the same handle started again" : "another bot";
     Deno.test(`after a clean stop in the first handler, ${next} gets exactly what was not started: ${name}`, async () => {
@@ -258,7 +263,7 @@ for (const [name, count, options] of STOPS) {
       await stopped.promise;
       target = rest;
       const left = server.unconfirmed().length;
-      if (count === 300) assert(left > 0);
+      if (leaves) assert(left > 0);
       if (again) handle.start();
       const second = again ? handle : runBot(server, handler, options);
       // Telegram sends updates in order, so this one comes after all the others.

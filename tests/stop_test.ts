@@ -1,0 +1,142 @@
+/** Stops at moments that a server on the network does not let us choose. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { setImmediate } from "node:timers";
+import type { Update } from "../deps.ts";
+import {
+  createConcurrentSink,
+  createRunner,
+  createSource,
+  type RunnerEvent,
+  type UpdateInbox,
+} from "../mod.ts";
+import { Deferred } from "./_bot.ts";
+import { DurableInbox } from "./_inbox.ts";
+
+function updates(...ids: number[]): Update[] {
+  return ids.map((update_id) => ({ update_id }));
+}
+
+/** Lets everything run that need not wait, also in fake time. */
+function settle(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
+}
+
+/** A runner whose batches come by hand, and a record of what it does. */
+function setup(options: {
+  inbox?: UpdateInbox<Update>;
+  cannotConfirm?: boolean;
+  handler?: () => Promise<void>;
+} = {}) {
+  const { inbox, cannotConfirm, handler = () => Promise.resolve() } = options;
+  const seen: number[] = [];
+  const confirmed: number[] = [];
+  const events: RunnerEvent<Update>[] = [];
+  let arrive!: (batch: Update[]) => void;
+  const source = createSource<Update>({
+    // As if what arrives could not be held up any more by an abort.
+    supply: () => new Promise((resolve) => arrive = resolve),
+    ...!cannotConfirm && {
+      // deno-lint-ignore require-await -- as a request would
+      confirm: async (offset: number) => void confirmed.push(offset),
+    },
+  });
+  const sink = createConcurrentSink<Update>(
+    {
+      consume({ update_id }) {
+        seen.push(update_id);
+        return handler();
+      },
+    },
+    (error) => Promise.reject(error),
+  );
+  const handle = createRunner(source, sink, {
+    inbox,
+    onEvent: (event) => void events.push(event),
+    silent: true,
+  });
+  handle.start();
+  return {
+    handle,
+    seen,
+    confirmed,
+    count: (type: string) => events.filter((e) => e.type === type).length,
+    async arrive(...ids: number[]) {
+      await settle();
+      arrive(updates(...ids));
+      await settle();
+    },
+  };
+}
+
+Deno.test("a batch that arrives while the runner stops is left on Telegram", async () => {
+  const { handle, seen, confirmed, arrive } = setup();
+  await arrive(1, 2);
+  const stopped = handle.stop();
+  await arrive(3, 4);
+  await stopped;
+  assertEquals([seen, confirmed], [[1, 2], [3]]);
+});
+
+Deno.test("a batch that is being stored while the runner stops is confirmed", async () => {
+  const stored = new Deferred();
+  class SlowInbox extends DurableInbox {
+    override async append(updates: Update[]) {
+      await stored.promise;
+      await super.append(updates, new AbortController().signal);
+    }
+  }
+  const inbox = new SlowInbox();
+  const { handle, confirmed, arrive } = setup({ inbox });
+  await arrive(1, 2);
+  const stopped = handle.stop();
+  stored.resolve();
+  await stopped;
+  assertEquals(confirmed, [3]);
+});
+
+Deno.test("what could not be stored and cannot be fetched again is reported as unstarted", async () => {
+  const inbox = new DurableInbox();
+  inbox.broken = new Error("The disk is full");
+  const { handle, arrive } = setup({ inbox, cannotConfirm: true });
+  const task = assertRejects(() => handle.task()!, Error, "The disk is full");
+  await arrive(1, 2);
+  await task;
+  const { unstarted } = await handle.stop({ timeout: 1000 });
+  assertEquals(unstarted, updates(1, 2));
+});
+
+Deno.test("a stop with a time limit confirms a second before its end, and leaves handlers all of it", async () => {
+  using time = new FakeTime();
+  const release = new Deferred();
+  const { handle, confirmed, arrive } = setup({
+    handler: () => release.promise,
+  });
+  await arrive(1);
+  const stopped = handle.stop({ timeout: 10_000 });
+  await time.tickAsync(8_999);
+  await settle();
+  assertEquals(confirmed, []);
+  await time.tickAsync(1);
+  await settle();
+  assertEquals(confirmed, [2]);
+  await time.tickAsync(999);
+  release.resolve();
+  const { unfinished } = await stopped;
+  assertEquals(unfinished, []);
+});
+
+Deno.test("a second stop changes nothing about the first one", async () => {
+  const release = new Deferred();
+  const { handle, confirmed, arrive, count } = setup({
+    handler: () => release.promise,
+  });
+  await arrive(1);
+  const stops = [handle.stop(), handle.stop()];
+  await arrive();
+  release.resolve();
+  await Promise.all(stops);
+  assertEquals([count("draining"), count("stopped")], [1, 1]);
+  assertEquals(confirmed, [2]);
+  assert(!handle.isRunning());
+});
