@@ -249,6 +249,8 @@ for (const [name, count, options, leaves] of STOPS) {
     const next = again ? "the same handle started again" : "another bot";
     Deno.test(`after a clean stop in the first handler, ${next} gets exactly what was not started: ${name}`, async () => {
       await using server = await startServer();
+      // The source waits for longer the longer the first batch has taken.
+      if (options.source) server.setLatency(20);
       const pushed = ids(pushTexts(server, count));
       const seen: number[] = [];
       const rest: number[] = [];
@@ -279,6 +281,7 @@ for (const [name, count, options, leaves] of STOPS) {
 
 Deno.test("a stop while the source waits confirms all that a durable inbox has stored", async () => {
   await using server = await startServer();
+  server.setLatency(20); // the source waits for several times that
   pushTexts(server, 5);
   const inbox = new DurableInbox();
   const stopped = new Deferred<void | Promise<void>>();
