@@ -47,6 +47,11 @@ export class Claims<Y extends { update_id: number }> {
     return [...this.#running.values()].filter(({ lost }) => !lost);
   }
 
+  /** The claim of an update that runs here. */
+  of(updateId: number): Claim | undefined {
+    return this.#running.get(updateId);
+  }
+
   /** Whether the update of a job runs here. */
   has({ id }: Job): boolean {
     return [...this.#running.values()].some((taken) => taken.id === id);

@@ -46,6 +46,8 @@ interface Stored {
   failures?: number;
   /** Whether the update ran alone at the last of them. */
   alone?: boolean;
+  /** How many times it outlived its time alone: those deaths were not its own. */
+  spared?: number;
 }
 
 /** An update that was claimed. */
@@ -194,7 +196,7 @@ export class PostgresQueue {
     const jobs = await this.#boss.fetch<Stored>(this.name, { batchSize });
     return jobs
       .map(({ id, retryCount, data }) => (
-        { failures: 0, alone: false, ...data, id, retryCount }
+        { failures: 0, alone: false, spared: 0, ...data, id, retryCount }
       ))
       .sort((a, b) => a.id < b.id ? -1 : 1);
   }
@@ -242,6 +244,18 @@ export class PostgresQueue {
        )
        WHERE ${HELD}`,
       [...this.#held(claims), failures, alone],
+    );
+  }
+
+  /** Notes that an update has outlived its time alone. */
+  async spare(claim: Claim): Promise<void> {
+    await this.#db.executeSql(
+      `UPDATE ${SCHEMA}.job
+       SET data = data || jsonb_build_object(
+         'spared', coalesce((data->>'spared')::int, 0) + 1
+       )
+       WHERE ${HELD}`,
+      this.#held([claim]),
     );
   }
 

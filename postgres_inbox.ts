@@ -608,9 +608,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     return this.#dangerous.size === 0 && mayAccuse(this, this.#look);
   }
 
-  #isGuilty({ retryCount, failures, alone }: Job): boolean {
+  #isGuilty({ retryCount, failures, alone, spared }: Job): boolean {
     return alone && failures >= this.#maxAttempts ||
-      retryCount >= this.#aloneFrom + this.#maxAttempts;
+      retryCount - spared >= this.#aloneFrom + this.#maxAttempts;
   }
 
   #handOut(session: Session<Y>, jobs: Job[]): Y[] {
@@ -631,10 +631,24 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   /** Goes on after a while even though what runs does not end. */
   #waitAtMost(ms: number): void {
     this.#patience ??= setTimeout(() => {
+      if (this.#alone) this.#spare();
       this.#dangerous.clear();
       this.#stopWaiting();
       this.#look();
     }, ms);
+  }
+
+  /** Whatever this machine dies of from now on, it is not the suspect. */
+  async #spare(): Promise<void> {
+    const { queue, claims, outage, emit } = this.#session!;
+    const [suspect] = this.#dangerous;
+    const claim = claims.of(suspect);
+    if (claim === undefined) return;
+    try {
+      await queue.spare(claim);
+    } catch (error) {
+      report(error, outage, emit);
+    }
   }
 
   #stopWaiting(): void {

@@ -437,8 +437,11 @@ Deno.test("an update that machines have died of is not waited for, and does not 
   // The first one does not end.
   const [suspect, ...others] = await taking;
   assertEquals([suspect.update_id, others], [2, []]);
-  // Neither does this one.
+  // Neither does this one, and so it is not what machines die of.
   assertEquals(ids(await takeAll(inbox, 2)), [3, 4]);
+  const spared = `SELECT data->>'spared' FROM grammy_runner.job
+    WHERE data->>'json' = '{"update_id":2}'`;
+  await waitUntil(async () => (await postgres.query(spared, url))[0] === "1");
   inbox.settle(suspect);
   await inbox.settle(long);
 });
@@ -458,6 +461,22 @@ Deno.test("a machine that is busy goes on when another one has run the update th
   await b.settle(suspect[0]);
   await a.append(tiny(3), NEVER);
   assertEquals(ids(await next), [3]);
+});
+
+Deno.test("deaths at which an update had outlived its time alone do not count", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await postgres.query(
+    `UPDATE grammy_runner.job SET data = data || '{"spared":2}' WHERE name = 'bot-1'`,
+    url,
+  );
+  await recordDeaths(url, 1, 6);
+  await recordDeaths(url, 2, 7);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1]);
+  await waitUntil(() => inbox.stats!().quarantined === 1);
+  const [{ update }] = await inbox.quarantined();
+  assertEquals(update.update_id, 2);
 });
 
 Deno.test("an update that machines keep dying of is set aside, and its chat goes on", async () => {
