@@ -9,6 +9,7 @@ import {
   createSource,
   type RunnerEvent,
   type UpdateInbox,
+  type UpdateSink,
 } from "../mod.ts";
 import { Deferred } from "./_bot.ts";
 import { DurableInbox } from "./_inbox.ts";
@@ -27,6 +28,7 @@ function setup(options: {
   inbox?: UpdateInbox<Update>;
   cannotConfirm?: boolean;
   handler?: () => Promise<void>;
+  sink?: UpdateSink<Update>;
 } = {}) {
   const { inbox, cannotConfirm, handler = () => Promise.resolve() } = options;
   const seen: number[] = [];
@@ -41,7 +43,7 @@ function setup(options: {
       confirm: async (offset: number) => void confirmed.push(offset),
     },
   });
-  const sink = createConcurrentSink<Update>(
+  const sink = options.sink ?? createConcurrentSink<Update>(
     {
       consume({ update_id }) {
         seen.push(update_id);
@@ -49,6 +51,7 @@ function setup(options: {
       },
     },
     (error) => Promise.reject(error),
+    { concurrency: 2 },
   );
   const handle = createRunner(source, sink, {
     inbox,
@@ -58,6 +61,7 @@ function setup(options: {
   handle.start();
   return {
     handle,
+    sink,
     seen,
     confirmed,
     count: (type: string) => events.filter((e) => e.type === type).length,
@@ -139,4 +143,44 @@ Deno.test("a second stop changes nothing about the first one", async () => {
   assertEquals([count("draining"), count("stopped")], [1, 1]);
   assertEquals(confirmed, [2]);
   assert(!handle.isRunning());
+});
+
+Deno.test("a run waits for the room that another one takes in the same sink", async () => {
+  const release = new Deferred();
+  const first = setup({ handler: () => release.promise });
+  await first.arrive(1, 2);
+  const second = setup({ sink: first.sink });
+  await second.arrive(3);
+  assertEquals(first.seen, [1, 2]);
+  release.resolve();
+  await settle();
+  assertEquals(first.seen, [1, 2, 3]);
+  for (const { handle, arrive } of [first, second]) {
+    const stopped = handle.stop();
+    await arrive();
+    await stopped;
+  }
+});
+
+Deno.test("a run that waits for the room of another one can be given up", async () => {
+  using time = new FakeTime();
+  const release = new Deferred();
+  const first = setup({ handler: () => release.promise });
+  await first.arrive(1, 2);
+  const second = setup({ sink: first.sink });
+  await second.arrive(3);
+  const stopped = second.handle.stop({ timeout: 100 });
+  await second.arrive();
+  for (const ms of [50, 50, 0]) {
+    await time.tickAsync(ms);
+    await settle();
+  }
+  const { unfinished, unstarted } = await stopped;
+  assertEquals([unfinished, unstarted], [[], []]);
+  assertEquals([first.seen, second.confirmed], [[1, 2], [3]]);
+  release.resolve();
+  const ended = first.handle.stop();
+  await first.arrive();
+  await ended;
+  assertEquals(first.seen, [1, 2]);
 });
