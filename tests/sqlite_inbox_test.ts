@@ -861,6 +861,22 @@ Deno.test("a stop that gives updates up is no death", async () => {
   }
 });
 
+Deno.test("an inbox that is opened again knows nothing of what ran before", async () => {
+  using dir = tempDir();
+  await using inbox = await openInbox(dir.path());
+  const open = () => inbox.open({ botId: 1, signal: NEVER, emit() {} });
+  await inbox.append(tiny(1, 2), NEVER);
+  await inbox.take(9, NEVER);
+  await assertRejects(open, Error, "it is open already");
+  await inbox.close();
+  await open();
+  assertEquals(ids(await inbox.take(1, NEVER)), [1]);
+  const db = new DatabaseSync(crash(dir.path(), dir.path("b")));
+  const [{ running }] = db.prepare("SELECT running FROM bot").all();
+  db.close();
+  assertEquals(running, "[1]");
+});
+
 // Through the runner.
 
 Deno.test("a run with a file handles everything once across stops", async () => {
