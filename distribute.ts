@@ -66,8 +66,8 @@ export interface DistributeOptions<C> {
   stopTimeout?: number;
   /**
    * Limits of the memory of each worker. A worker that exceeds them fails. On
-   * Deno, a single operation that takes several times as much can still end the
-   * process.
+   * Deno and Node, a single operation that takes several times as much can still
+   * end the process.
    *
    * @default a heap as large as that of the central thread
    */

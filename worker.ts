@@ -219,10 +219,12 @@ class Server {
 
   async #stop(drainMs: number): Promise<void> {
     if (this.#running > 0) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
       await new Promise<void>((resolve) => {
         this.#wakeIdle = resolve;
-        setTimeout(resolve, drainMs);
+        timer = setTimeout(resolve, drainMs);
       });
+      clearTimeout(timer);
     }
     const errors = [];
     for (const hook of this.#stopHooks) {

@@ -567,6 +567,19 @@ async function failTwice(
   await fail();
 }
 
+/** Makes the update 1 a suspect, with 2 behind it. */
+async function killTwice(
+  { start, die }: ReturnType<typeof mortal>,
+): Promise<void> {
+  const first = await start();
+  await first.append(tiny(1), NEVER);
+  await first.take(1, NEVER);
+  await first.append(tiny(2), NEVER);
+  await die();
+  await (await start()).take(1, NEVER);
+  await die();
+}
+
 /** An inbox in a process that dies again and again. */
 function mortal(
   dir: ReturnType<typeof tempDir>,
@@ -711,14 +724,9 @@ Deno.test("in a process with several inboxes, one suspect at a time runs by itse
 Deno.test("a suspect that does not end holds up the others for a while, and later deaths are not put down to it", async () => {
   using time = new FakeTime();
   using dir = tempDir();
-  const { start, die } = mortal(dir);
-  const first = await start();
-  await first.append(tiny(1), NEVER);
-  await first.take(1, NEVER);
-  await first.append(tiny(2), NEVER);
-  await die();
-  await (await start()).take(1, NEVER);
-  await die();
+  const life = mortal(dir);
+  const { start, die } = life;
+  await killTwice(life);
   for (let deaths = 2; deaths < 11; deaths++) {
     const inbox = await start();
     assertEquals(inbox.quarantined(), []);
@@ -778,13 +786,10 @@ Deno.test("deaths before a life that went well make no difference", async () => 
 Deno.test("a death of something else ends the row of a suspect, and takes one death more", async () => {
   using time = new FakeTime();
   using dir = tempDir();
-  const { start, die } = mortal(dir);
-  const first = await start();
-  await first.append(tiny(1), NEVER);
-  await first.take(1, NEVER);
-  await first.append(tiny(2), NEVER);
-  await die();
-  const runsAtDeath = [1, 1, 1, 2, 1, 1, 1, 1];
+  const life = mortal(dir);
+  const { start, die } = life;
+  await killTwice(life);
+  const runsAtDeath = [1, 1, 2, 1, 1, 1, 1];
   for (const [n, id] of runsAtDeath.entries()) {
     const inbox = await start();
     assertEquals(inbox.quarantined(), []);
