@@ -1,16 +1,18 @@
 import type { Outage } from "./_postgres_outage.ts";
 import type { Claim, Job, PostgresQueue } from "./_postgres_queue.ts";
 
-/** An update that runs here. */
+/** An update that is under way here. */
 interface Taken<Y> extends Claim {
   readonly update: Y;
+  /** It waits here for others to end. */
+  isParked: boolean;
   /** Others have it, as this machine was taken for dead. */
   lost: boolean;
 }
 
 /**
- * What this machine has claimed: what runs, what has ended, and what is left to
- * others, until PostgreSQL knows.
+ * What this machine has claimed: what is under way, what has ended, and what is
+ * left to others, until PostgreSQL knows.
  */
 export class Claims<Y extends { update_id: number }> {
   readonly #queue: PostgresQueue;
@@ -19,7 +21,9 @@ export class Claims<Y extends { update_id: number }> {
   readonly #closing: AbortSignal;
   /** Called when others, or other updates, can run; with how many were left. */
   readonly #onTold: (left: number) => void;
-  readonly #running = new Map<number, Taken<Y>>();
+  readonly #underWay = new Map<number, Taken<Y>>();
+  /** Those that were parked, or go on. */
+  readonly #changed = new Set<Claim>();
   readonly #ended = new Set<Claim>();
   readonly #unwanted = new Set<Claim>();
   /** Set while PostgreSQL is being told. */
@@ -37,54 +41,82 @@ export class Claims<Y extends { update_id: number }> {
     this.#onTold = onTold;
   }
 
-  /** Number of updates that run here. */
+  /** Number of updates that are under way here. */
   get size(): number {
-    return this.#running.size;
+    return this.#underWay.size;
   }
 
-  /** Those of the updates that run here, unless others have them. */
-  held(): Claim[] {
-    return [...this.#running.values()].filter(({ lost }) => !lost);
+  /** Those of them that are not parked. */
+  running(): Claim[] {
+    return [...this.#underWay.values()].filter(({ isParked }) => !isParked);
   }
 
-  /** The claim of an update that runs here. */
+  /** Those of them that others do not have. */
+  #held(): Taken<Y>[] {
+    return [...this.#underWay.values()].filter(({ lost }) => !lost);
+  }
+
+  /** The claim of an update that is under way here. */
   of(updateId: number): Claim | undefined {
-    return this.#running.get(updateId);
+    return this.#underWay.get(updateId);
   }
 
-  /** Whether the update of a job runs here. */
+  /** Whether the update of a job is under way here. */
   has({ id }: Job): boolean {
-    return [...this.#running.values()].some((taken) => taken.id === id);
+    return [...this.#underWay.values()].some((taken) => taken.id === id);
   }
 
-  /** An update is about to run. Returns false if it runs here already. */
-  add({ id, retryCount }: Job, update: Y): boolean {
-    const running = this.#running.get(update.update_id);
-    if (running === undefined) {
-      const taken = { id, retryCount, update, lost: false };
-      this.#running.set(update.update_id, taken);
+  /**
+   * An update is about to run. Returns false if it does so here already; what
+   * PostgreSQL has to know then is up to {@link Claims.tell}.
+   */
+  add({ id, retryCount, parked }: Job, update: Y): boolean {
+    const taken = this.#underWay.get(update.update_id);
+    if (taken === undefined) {
+      const claim = { id, retryCount, parked };
+      const added = { ...claim, update, isParked: false, lost: false };
+      this.#underWay.set(update.update_id, added);
       return true;
     }
     // This machine was taken for dead.
-    running.retryCount = retryCount;
-    running.lost = false;
+    taken.retryCount = retryCount;
+    taken.parked = parked;
+    taken.lost = false;
+    if (taken.isParked) this.#park(taken, true);
     return false;
+  }
+
+  /** An update is parked, or goes on. Resolves when PostgreSQL knows. */
+  park({ update_id }: Y, isParked: boolean): Promise<void> {
+    const taken = this.#underWay.get(update_id);
+    if (taken !== undefined && taken.isParked !== isParked) {
+      this.#park(taken, isParked);
+    }
+    return this.tell();
+  }
+
+  /** As long as an update is parked, the next death counts as one at which it was. */
+  #park(taken: Taken<Y>, isParked: boolean): void {
+    taken.isParked = isParked;
+    taken.parked += isParked ? 1 : -1;
+    if (!taken.lost) this.#changed.add(taken);
   }
 
   /** An update has ended. Resolves when PostgreSQL knows. */
   settle({ update_id }: Y): void | Promise<void> {
-    const taken = this.#running.get(update_id);
-    this.#running.delete(update_id);
+    const taken = this.#underWay.get(update_id);
+    this.#underWay.delete(update_id);
     if (taken === undefined || taken.lost) return;
+    this.#changed.delete(taken);
     this.#ended.add(taken);
-    return this.#tell();
+    return this.tell();
   }
 
   /** Updates are not going to run here. Resolves when others can have them. */
   giveBack(updates: Y[]): Promise<void> {
     return this.leave(updates.flatMap(({ update_id }) => {
-      const taken = this.#running.get(update_id);
-      this.#running.delete(update_id);
+      const taken = this.#underWay.get(update_id);
+      this.#underWay.delete(update_id);
       return taken === undefined || taken.lost ? [] : [taken];
     }));
   }
@@ -92,13 +124,13 @@ export class Claims<Y extends { update_id: number }> {
   /** Claims are not going to be used. Resolves when others can have them. */
   leave(claims: Claim[]): Promise<void> {
     for (const claim of claims) this.#unwanted.add(claim);
-    return this.#tell();
+    return this.tell();
   }
 
   /** Keeps all claims alive. Returns how many running updates others have now. */
   async touch(): Promise<number> {
-    const claims = [...this.held(), ...this.#ended]
-      .map(({ id, retryCount }) => ({ id, retryCount }));
+    const claims = [...this.#held(), ...this.#ended]
+      .map(({ id, retryCount, parked }) => ({ id, retryCount, parked }));
     if (claims.length === 0) return 0;
     const held = await this.#queue.touch(claims);
     const gone = new Map(
@@ -106,7 +138,7 @@ export class Claims<Y extends { update_id: number }> {
         .map(({ id, retryCount }) => [id, retryCount]),
     );
     let lost = 0;
-    for (const taken of this.#running.values()) {
+    for (const taken of this.#underWay.values()) {
       if (taken.lost || gone.get(taken.id) !== taken.retryCount) continue;
       taken.lost = true;
       lost++;
@@ -117,19 +149,23 @@ export class Claims<Y extends { update_id: number }> {
   /** Leaves all that has not ended to others. Tries once. */
   async close(): Promise<void> {
     await this.#telling;
-    for (const claim of this.held()) this.#unwanted.add(claim);
+    for (const taken of this.#held()) {
+      // No machine will have died.
+      if (taken.isParked) this.#park(taken, false);
+      this.#unwanted.add(taken);
+    }
     await this.#tellOnce();
   }
 
-  /** Tells PostgreSQL until it knows. */
-  #tell(): Promise<void> {
+  /** Tells PostgreSQL what there is to tell, until it knows. */
+  tell(): Promise<void> {
     if (this.#telling !== undefined) return this.#telling;
     if (this.#isTold) return Promise.resolve();
     return this.#telling = this.#tellAll();
   }
 
   get #isTold(): boolean {
-    return this.#ended.size + this.#unwanted.size === 0;
+    return this.#changed.size + this.#ended.size + this.#unwanted.size === 0;
   }
 
   async #tellAll(): Promise<void> {
@@ -146,8 +182,18 @@ export class Claims<Y extends { update_id: number }> {
   }
 
   async #tellOnce(): Promise<void> {
+    const changed = [...this.#changed];
     const ended = [...this.#ended];
     const unwanted = [...this.#unwanted];
+    if (changed.length > 0) {
+      this.#changed.clear();
+      try {
+        await this.#queue.notePark(changed);
+      } catch (error) {
+        for (const claim of changed) this.#changed.add(claim);
+        throw error;
+      }
+    }
     if (ended.length > 0) {
       await this.#queue.complete(ended);
       for (const claim of ended) this.#ended.delete(claim);

@@ -19,10 +19,18 @@ const REMEMBER_SECONDS = 2 * DAY;
 /** pg-boss would drop updates after that. */
 const NEVER = 10 * 365 * DAY;
 /** The jobs of claims that nobody else has by now. */
-const HELD = `name = $1 AND state = 'active' AND (id, retry_count) IN
-  (SELECT * FROM unnest($2::uuid[], $3::int[]))`;
+const HELD = `
+  FROM unnest($2::uuid[], $3::int[], $4::int[]) AS held (id, retry_count, parked)
+  WHERE job.name = $1 AND job.state = 'active'
+    AND (job.id, job.retry_count) = (held.id, held.retry_count)`;
 /** How long a statement may take, so that a server that hangs is noticed. */
 const QUERY_MS = 30_000;
+/**
+ * The most deaths that an update is not blamed for as it was parked. After more, it
+ * gets to run alone, when there is nothing to park for: it could be one that kills
+ * the machine as soon as it goes on, before PostgreSQL knows that it does.
+ */
+const MOST_PARKED = 5;
 
 /** The right to run an update; others have it after a while without heartbeats. */
 export interface Claim {
@@ -30,6 +38,8 @@ export interface Claim {
   readonly id: string;
   /** How many machines are known to have died with this job. */
   retryCount: number;
+  /** At how many deaths it was parked, the next one included if it is now. */
+  parked: number;
 }
 
 /** An update on its way into the queue. */
@@ -48,10 +58,15 @@ interface Stored {
   alone?: boolean;
   /** How many times it outlived its time alone: those deaths were not its own. */
   spared?: number;
+  /** At how many of them it was parked, the next one included if it is now. */
+  parked?: number;
 }
 
 /** An update that was claimed. */
-export interface Job extends Claim, Required<Stored> {}
+export interface Job extends Claim, Required<Stored> {
+  /** How many machines have died while it ran. */
+  deaths: number;
+}
 
 /** An update that is set aside. */
 interface StoredAside extends Stored {
@@ -195,9 +210,17 @@ export class PostgresQueue {
     const batchSize = limit;
     const jobs = await this.#boss.fetch<Stored>(this.name, { batchSize });
     return jobs
-      .map(({ id, retryCount, data }) => (
-        { failures: 0, alone: false, spared: 0, ...data, id, retryCount }
-      ))
+      .map(({ id, retryCount, data }) => {
+        const stored = {
+          failures: 0,
+          alone: false,
+          spared: 0,
+          parked: 0,
+          ...data,
+        };
+        const deaths = retryCount - Math.min(stored.parked, MOST_PARKED);
+        return { ...stored, id, retryCount, deaths };
+      })
       .sort((a, b) => a.id < b.id ? -1 : 1);
   }
 
@@ -217,7 +240,7 @@ export class PostgresQueue {
     const { rows } = await this.#db.executeSql(
       `UPDATE ${SCHEMA}.job
        SET state = 'created', started_on = NULL, heartbeat_on = NULL
-       WHERE ${HELD} RETURNING id`,
+       ${HELD} RETURNING job.id`,
       this.#held(claims),
     );
     if (rows.length > 0) await this.notify();
@@ -236,27 +259,20 @@ export class PostgresQueue {
     alone: boolean,
     db = this.#db,
   ): Promise<void> {
-    await db.executeSql(
-      `UPDATE ${SCHEMA}.job
-       SET data = data || jsonb_build_object(
-         'failures', coalesce((data->>'failures')::int, 0) + $4::int,
-         'alone', $5::boolean
-       )
-       WHERE ${HELD}`,
-      [...this.#held(claims), failures, alone],
-    );
+    const more = `, 'failures', ${
+      stored("failures")
+    } + $5::int, 'alone', $6::boolean`;
+    await this.#note(claims, more, [failures, alone], db);
   }
 
   /** Notes that an update has outlived its time alone. */
   async spare(claim: Claim): Promise<void> {
-    await this.#db.executeSql(
-      `UPDATE ${SCHEMA}.job
-       SET data = data || jsonb_build_object(
-         'spared', coalesce((data->>'spared')::int, 0) + 1
-       )
-       WHERE ${HELD}`,
-      this.#held([claim]),
-    );
+    await this.#note([claim], `, 'spared', ${stored("spared")} + 1`);
+  }
+
+  /** Notes whether claims are parked. */
+  async notePark(claims: Claim[]): Promise<void> {
+    await this.#note(claims);
   }
 
   /** Frees what machines that have gone silent held. */
@@ -275,9 +291,11 @@ export class PostgresQueue {
    */
   async count(deaths: number) {
     // The next claim counts the death that made the last one end.
+    const all = "retry_count + (started_on IS NOT NULL)::int";
     const { rows } = await this.#db.executeSql(
       `SELECT name, count(*)::int AS n, count(*) FILTER (
-         WHERE retry_count + (started_on IS NOT NULL)::int >= $3
+         WHERE ${all} >= $3 AND
+           ${all} - least(${stored("parked")}, ${MOST_PARKED}) >= $3
        )::int AS suspects FROM ${SCHEMA}.job
        WHERE name IN ($1, $2) AND state < 'active' GROUP BY name`,
       [this.name, this.#aside, deaths],
@@ -290,8 +308,8 @@ export class PostgresQueue {
 
   /** Sets a claimed update aside, so that its chat goes on. */
   async setAside(job: Job, key: string): Promise<void> {
-    const { id, json, retryCount } = job;
-    const data: StoredAside = { json, key, deaths: retryCount };
+    const { id, json, deaths } = job;
+    const data: StoredAside = { json, key, deaths };
     await this.#transaction(async (db) => {
       const held = await this.#boss.complete(this.name, [job], null, { db });
       if (!settled(held).has(id)) return;
@@ -337,6 +355,21 @@ export class PostgresQueue {
     return found;
   }
 
+  /** Changes what is stored with claims: whether they are parked, and more. */
+  async #note(
+    claims: Claim[],
+    more = "",
+    values: unknown[] = [],
+    db = this.#db,
+  ): Promise<void> {
+    await db.executeSql(
+      `UPDATE ${SCHEMA}.job
+       SET data = data || jsonb_build_object('parked', held.parked ${more})
+       ${HELD}`,
+      [...this.#held(claims), ...values],
+    );
+  }
+
   async #transaction<T>(run: (db: Db) => Promise<T>): Promise<T> {
     const transaction = await this.#db.beginTransaction!();
     try {
@@ -355,6 +388,7 @@ export class PostgresQueue {
       this.name,
       claims.map(({ id }) => id),
       claims.map(({ retryCount }) => retryCount),
+      claims.map(({ parked }) => parked),
     ];
   }
 
@@ -364,6 +398,11 @@ export class PostgresQueue {
       updateId.toString(16).padStart(16, "0");
     return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
   }
+}
+
+/** A number in what is stored with a job. */
+function stored(name: keyof Stored): string {
+  return `coalesce((data->>'${name}')::int, 0)`;
 }
 
 function settled(response: object): Set<string> {

@@ -32,7 +32,7 @@ import {
 } from "./_postgres_queue.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
 import { Witness } from "./_postgres_witness.ts";
-import { accuse, acquit, ALONE_MS, aloneMs, mayAccuse } from "./_suspect.ts";
+import { Isolation } from "./_suspect.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import type { RunnerEvent } from "./events.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
@@ -261,12 +261,11 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
    * count against them.
    */
   #wary = false;
-  /** Whether one of them runs here by itself. */
-  #alone = false;
-  /** The ids of updates that run here and may kill the process yet. */
-  readonly #dangerous = new Set<number>();
-  /** Set while such an update runs, or waits for the others to end. */
-  #patience: ReturnType<typeof setTimeout> | undefined;
+  /** By the ids of updates. */
+  readonly #isolation = new Isolation<number>(
+    () => this.#look(),
+    (suspect) => this.#goOn(suspect),
+  );
   /** What the machine was about to die of. */
   readonly #failed = new Set<Claim>();
   #ignoreFailures: (() => void) | undefined;
@@ -352,7 +351,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     });
     this.#wary = false;
     this.#failed.clear();
-    this.#dangerous.clear();
+    this.#isolation.clear();
     const start = () => queue.open(() => this.#look());
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
@@ -391,7 +390,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
 
   async append(updates: Y[], signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    const { queue, leadership, outage } = this.#opened();
+    const session = this.#opened();
+    const { queue, leadership, outage } = session;
     const entries = this.#entries(updates);
     while (this.#waiting >= this.#maxBacklog) {
       await waitFor(FULL_MS, signal, (wake) => this.#wakeAppend = wake);
@@ -408,34 +408,40 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     await prompt(() => outage.retry(store, signal), signal);
     this.#look();
     // Others look by themselves after a while.
-    queue.notify().catch((error) => report(error, outage, this.#session?.emit));
+    reportFailureOf(queue.notify(), session);
   }
 
   async take(limit: number, signal: AbortSignal): Promise<Y[]> {
     this.#opened();
     while (true) {
       signal.throwIfAborted();
-      if (!this.#wary || this.#canRunSuspect()) {
+      if (!this.#wary || this.#isolation.canAccuse()) {
         this.#news = false;
         const most = this.#wary ? 1 : Math.min(limit, MOST);
         const updates = await this.#claim(most, signal);
         if (updates.length > 0) return updates;
         if (this.#news) continue;
-      } else this.#waitAtMost(ALONE_MS);
+      } else this.#isolation.wait();
       await waitFor(LOOK_MS, signal, (wake) => this.#wakeTake = wake);
     }
   }
 
   settle(update: Y): void | Promise<void> {
-    this.#isHarmless(update);
+    this.#isolation.delete(update.update_id);
     return this.#session?.claims.settle(update);
+  }
+
+  running(update: Y, running: boolean): void {
+    if (this.#session === undefined) return;
+    const { claims } = this.#session;
+    reportFailureOf(claims.park(update, !running), this.#session);
   }
 
   giveBack(updates: Y[]): void {
     if (this.#session === undefined) return;
-    const { claims, outage, emit } = this.#session;
-    for (const update of updates) this.#isHarmless(update);
-    claims.giveBack(updates).catch((error) => report(error, outage, emit));
+    const { claims } = this.#session;
+    for (const { update_id } of updates) this.#isolation.delete(update_id);
+    reportFailureOf(claims.giveBack(updates), this.#session);
   }
 
   async close(): Promise<void> {
@@ -443,7 +449,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     if (session === undefined) return;
     this.#session = undefined;
     this.#isInUse = false;
-    this.#stopWaiting();
+    this.#isolation.clear();
     this.#ignoreFailures?.();
     const { queue, claims, leadership, witness, closing, emit } = session;
     closing.abort(new DOMException("The inbox was closed", "AbortError"));
@@ -586,82 +592,66 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     { claims }: Session<Y>,
     jobs: Job[],
   ): Promise<Job[]> {
-    const suspects = jobs.filter((job) =>
-      job.retryCount >= this.#aloneFrom && !this.#isGuilty(job) &&
-      !claims.has(job)
-    );
-    const canRunAlone = jobs.length === 1 && this.#canRunSuspect();
+    const suspects = jobs.filter((job) => this.#isSuspect(job, claims));
+    const canRunAlone = jobs.length === 1 && this.#isolation.canAccuse();
     this.#wary = suspects.length > 0;
-    this.#stopWaiting();
-    if (!this.#wary) return jobs;
-    if (canRunAlone) {
-      this.#alone = true;
-      accuse(this);
-      this.#waitAtMost(aloneMs(jobs[0].retryCount - this.#aloneFrom));
-      return jobs;
-    }
+    if (!this.#wary) this.#isolation.acquit();
+    if (!this.#wary || canRunAlone) return jobs;
     await claims.leave(suspects);
     return jobs.filter((job) => !suspects.includes(job));
   }
 
-  #canRunSuspect(): boolean {
-    return this.#dangerous.size === 0 && mayAccuse(this, this.#look);
+  #isSuspect(job: Job, claims: Claims<Y>): boolean {
+    return job.deaths >= this.#aloneFrom && !this.#isGuilty(job) &&
+      !claims.has(job);
   }
 
-  #isGuilty({ retryCount, failures, alone, spared }: Job): boolean {
+  #isGuilty({ deaths, failures, alone, spared }: Job): boolean {
     return alone && failures >= this.#maxAttempts ||
-      retryCount - spared >= this.#aloneFrom + this.#maxAttempts;
+      deaths - spared >= this.#aloneFrom + this.#maxAttempts;
   }
 
   #handOut(session: Session<Y>, jobs: Job[]): Y[] {
+    const { claims } = session;
     const updates: Y[] = [];
     for (const job of jobs) {
       const update: Y = JSON.parse(job.json);
-      if (this.#isGuilty(job) && !session.claims.has(job)) {
+      const isSuspect = this.#isSuspect(job, claims);
+      if (this.#isGuilty(job) && !claims.has(job)) {
         this.#setAside(session, job, update);
-      } else if (session.claims.add(job, update)) {
-        this.#dangerous.add(update.update_id);
+      } else if (claims.add(job, update)) {
+        if (isSuspect) this.#accuse(session, job, update);
+        else this.#isolation.add(update.update_id);
         updates.push(update);
-      }
+      } else reportFailureOf(claims.tell(), session);
     }
     if (this.#waiting < this.#maxBacklog) this.#wakeAppend?.();
     return updates;
   }
 
-  /** Goes on after a while even though what runs does not end. */
-  #waitAtMost(ms: number): void {
-    this.#patience ??= setTimeout(() => {
-      if (this.#alone) this.#spare();
-      this.#dangerous.clear();
-      this.#stopWaiting();
-      this.#look();
-    }, ms);
+  /** Lets a suspect run by itself, for some time. */
+  #accuse({ emit }: Session<Y>, { deaths }: Job, update: Y): void {
+    const { update_id: id } = update;
+    this.#isolation.accuse(id, deaths - this.#aloneFrom);
+    emit({
+      type: "inbox",
+      level: "info",
+      message:
+        `The update ${id} runs by itself for a while, as machines died ${deaths} times while it was handled`,
+      update,
+    });
   }
 
-  /** Whatever this machine dies of from now on, it is not the suspect. */
-  async #spare(): Promise<void> {
-    const { queue, claims, outage, emit } = this.#session!;
-    const [suspect] = this.#dangerous;
-    const claim = claims.of(suspect);
-    if (claim === undefined) return;
-    try {
-      await queue.spare(claim);
-    } catch (error) {
-      report(error, outage, emit);
+  /** The suspect has run for long enough, or waited for long enough to do so. */
+  #goOn(suspect: number | undefined): void {
+    if (this.#session === undefined) return;
+    const { queue, claims } = this.#session;
+    const claim = suspect === undefined ? undefined : claims.of(suspect);
+    if (claim !== undefined) {
+      // Whatever this machine dies of from now on, it is not the suspect.
+      reportFailureOf(queue.spare(claim), this.#session);
     }
-  }
-
-  #stopWaiting(): void {
-    clearTimeout(this.#patience);
-    this.#patience = undefined;
-    this.#alone = false;
-    acquit(this);
-  }
-
-  /** It has ended, or it is not going to run. */
-  #isHarmless({ update_id }: Y): void {
-    if (!this.#dangerous.delete(update_id)) return;
-    if (this.#dangerous.size === 0) this.#stopWaiting();
+    this.#look();
   }
 
   async #setAside(session: Session<Y>, job: Job, update: Y): Promise<void> {
@@ -676,7 +666,7 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
         type: "inbox",
         level: "error",
         message:
-          `The update ${id} is set aside, as machines died ${job.retryCount} times while it was handled; \`release(${id})\` puts it back`,
+          `The update ${id} is set aside, as machines died ${job.deaths} times while it was handled; \`release(${id})\` puts it back`,
         update,
       });
     } catch (error) {
@@ -689,11 +679,12 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   readonly #fail = (): void => {
     if (this.#session === undefined) return;
     const { queue, claims, witness } = this.#session;
-    const failed = claims.held().filter((claim) => !this.#failed.has(claim));
+    const running = claims.running();
+    const failed = running.filter((claim) => !this.#failed.has(claim));
     if (failed.length === 0) return;
     for (const claim of failed) this.#failed.add(claim);
     // What ran out of patience before can still be there.
-    const alone = this.#alone && claims.size === 1;
+    const alone = this.#isolation.suspect !== undefined && running.length === 1;
     witness.send((db) => queue.countFailures(failed, 1, alone, db));
   };
 
@@ -746,9 +737,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     this.#waiting = waiting;
     this.#aside = aside;
     // Others may have run them.
-    if (suspects === 0 && !this.#alone) {
+    if (suspects === 0 && this.#isolation.suspect === undefined) {
       this.#wary = false;
-      this.#stopWaiting();
+      this.#isolation.acquit();
     }
     if (waiting < this.#maxBacklog) this.#wakeAppend?.();
   }
@@ -781,14 +772,22 @@ async function repeat<Y extends { update_id: number }>(
   }
 }
 
+/** Tells of the error of something that nobody waits for. */
+function reportFailureOf<Y extends { update_id: number }>(
+  work: Promise<unknown>,
+  { outage, emit }: Session<Y>,
+): void {
+  work.catch((error) => report(error, outage, emit));
+}
+
 /** Tells of an error that does not end anything. */
 function report(
   error: unknown,
   outage: Outage,
-  emit?: (event: RunnerEvent<never>) => void,
+  emit: (event: RunnerEvent<never>) => void,
 ): void {
   if (isPassing(error)) return outage.failed(error);
-  emit?.({
+  emit({
     type: "inbox",
     level: "error",
     message: "The inbox in PostgreSQL does not work as it should:",

@@ -26,7 +26,7 @@ import {
   type QuarantinedUpdate,
   releaseFromFile,
 } from "./_sqlite_log.ts";
-import { accuse, acquit, ALONE_MS, aloneMs, mayAccuse } from "./_suspect.ts";
+import { Isolation } from "./_suspect.ts";
 import { type InboxRun, type UpdateInbox, wait } from "./inbox.ts";
 
 export type { QuarantinedUpdate };
@@ -207,6 +207,8 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   readonly lookahead: number;
   readonly #path: string;
   readonly #options: Required<SqliteInboxOptions>;
+  /** From so many deaths on, an update runs alone, or not at all. */
+  readonly #aloneFrom: number;
   /** These are set iff the inbox is open. */
   #db: DatabaseSync | undefined;
   #log: InboxLog<Y> | undefined;
@@ -214,14 +216,12 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   /** What can be taken, from position `#head` on. */
   #buffer: Entry<Y>[] = [];
   #head = 0;
-  /** Those that are under way and may kill the process yet. */
-  readonly #dangerous = new Set<Entry<Y>>();
+  readonly #isolation = new Isolation<Entry<Y>>(
+    () => this.#wakeTake?.(),
+    () => this.#goOn(),
+  );
   /** The ids of updates that are neither parked nor waiting. */
   #running = new Set<number>();
-  /** A suspect that runs; nothing else is started meanwhile. */
-  #suspect: Entry<Y> | undefined;
-  /** Set while a suspect runs, or waits for the others to end. */
-  #patience: ReturnType<typeof setTimeout> | undefined;
   /** What the next transaction has to record. */
   #ended: Entry<Y>[] = [];
   #runningChanged = false;
@@ -231,11 +231,11 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #wakeAppend: (() => void) | undefined;
   #wakeTake: (() => void) | undefined;
-  readonly #look = (): void => this.#wakeTake?.();
 
   constructor(path: string, options: Required<SqliteInboxOptions>) {
     this.#path = path;
     this.#options = options;
+    this.#aloneFrom = Math.max(1, options.maxAttempts - 1);
     this.lookahead = options.lookahead;
   }
 
@@ -276,7 +276,6 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#run = run;
     this.#buffer = [...log.unfinished.values()];
     this.#head = 0;
-    this.#dangerous.clear();
     this.#running = new Set();
     this.#ended = [];
     this.#runningChanged = false;
@@ -336,7 +335,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     signal.throwIfAborted();
     let count: number;
     while ((count = this.#takeable(limit)) === 0) {
-      if (this.#length > 0) this.#waitAtMost(ALONE_MS);
+      if (this.#length > 0) this.#isolation.wait();
       await wait(signal, (wake) => this.#wakeTake = wake);
       signal.throwIfAborted();
     }
@@ -348,10 +347,10 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       this.#buffer = this.#buffer.slice(this.#head);
       this.#head = 0;
     }
-    if (this.#isSuspect(taken[0])) this.#accuse(taken[0]);
     for (const entry of taken) {
+      if (this.#isSuspect(entry)) this.#accuse(entry);
+      else this.#isolation.add(entry);
       entry.taken = true;
-      this.#dangerous.add(entry);
       this.#running.add(entry.id);
     }
     this.#runningChanged = true;
@@ -364,10 +363,9 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
 
   /** How many updates can be taken now; suspects only by themselves. */
   #takeable(limit: number): number {
-    if (this.#length === 0 || this.#suspect !== undefined) return 0;
+    if (this.#length === 0 || this.#isolation.suspect) return 0;
     if (this.#isSuspect(this.#buffer[this.#head])) {
-      const canRun = this.#dangerous.size === 0 && mayAccuse(this, this.#look);
-      return canRun ? 1 : 0;
+      return this.#isolation.canAccuse() ? 1 : 0;
     }
     let end = this.#head + 1;
     const most = Math.min(this.#buffer.length, this.#head + limit);
@@ -376,17 +374,12 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
   }
 
   #isSuspect(entry: Entry<Y>): boolean {
-    return entry.replayed &&
-      entry.deaths >= Math.max(1, this.#options.maxAttempts - 1);
+    return entry.replayed && entry.deaths >= this.#aloneFrom;
   }
 
   /** Lets a suspect run by itself, for some time. */
   #accuse(entry: Entry<Y>): void {
-    this.#suspect = entry;
-    accuse(this);
-    const furtherDeaths = entry.deaths - (this.#options.maxAttempts - 1);
-    this.#stopWaiting();
-    this.#waitAtMost(aloneMs(furtherDeaths));
+    this.#isolation.accuse(entry, entry.deaths - this.#aloneFrom);
     this.#run!.emit({
       type: "inbox",
       level: "info",
@@ -396,26 +389,11 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     });
   }
 
-  /** Goes on after a while even though what runs does not end. */
-  #waitAtMost(ms: number): void {
-    this.#patience ??= setTimeout(() => {
-      this.#stopWaiting();
-      this.#acquit();
-      this.#dangerous.clear();
-      this.#runningChanged = true;
-      this.#flush();
-      this.#wakeTake?.();
-    }, ms);
-  }
-
-  #acquit(): void {
-    this.#suspect = undefined;
-    acquit(this);
-  }
-
-  #stopWaiting(): void {
-    clearTimeout(this.#patience);
-    this.#patience = undefined;
+  /** The suspect has run for long enough, or waited for long enough to do so. */
+  #goOn(): void {
+    this.#runningChanged = true;
+    this.#flush();
+    this.#wakeTake?.();
   }
 
   running(update: Y, running: boolean): void {
@@ -435,9 +413,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     this.#ended.push(entry);
     this.#running.delete(entry.id);
     this.#runningChanged = true;
-    this.#dangerous.delete(entry);
-    if (this.#suspect === entry) this.#acquit();
-    if (this.#dangerous.size === 0) this.#stopWaiting();
+    this.#isolation.delete(entry);
     if (this.#length > 0 && this.#takeable(1) > 0) this.#wakeTake?.();
     this.#arm(FLUSH_MS);
     const { broken } = this.#log!;
@@ -455,8 +431,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
     const db = this.#db;
     const log = this.#log;
     if (db === undefined || log === undefined) return;
-    this.#stopWaiting();
-    this.#acquit();
+    this.#isolation.clear();
     this.#ignoreFailures?.();
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -540,7 +515,7 @@ class FileInbox<Y extends { update_id: number }> implements SqliteInbox<Y> {
       running: this.#runningChanged
         ? {
           ids: this.#running,
-          alone: this.#suspect?.id,
+          alone: this.#isolation.suspect?.id,
           failed: this.#failing,
         }
         : undefined,

@@ -479,6 +479,127 @@ Deno.test("deaths at which an update had outlived its time alone do not count", 
   assertEquals(update.update_id, 2);
 });
 
+/** The deaths of machines, and at how many of them an update was parked. */
+function parked(url: string): Promise<string[]> {
+  return postgres.query(
+    `SELECT retry_count, coalesce((data->>'parked')::int, 0)
+     FROM grammy_runner.job WHERE name = 'bot-1' ORDER BY id`,
+    url,
+  );
+}
+
+/** The claims of a machine are taken away as if it had died. */
+async function loseClaims(url: string): Promise<void> {
+  await postgres.query(
+    "UPDATE grammy_runner.job SET state = 'retry' WHERE state = 'active'",
+    url,
+  );
+}
+
+Deno.test("deaths while an update is parked do not count", async () => {
+  const url = await postgres.createDatabase();
+  for (let deaths = 0; deaths < 5; deaths++) {
+    await using inbox = await openInbox(url);
+    if (deaths === 0) await inbox.append(tiny(1), NEVER);
+    const [update] = await inbox.take(9, NEVER);
+    inbox.running!(update, false);
+    await waitUntil(async () =>
+      `${await parked(url)}` === `${deaths}|${deaths + 1}`
+    );
+    await loseClaims(url);
+  }
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(2), NEVER);
+  assertEquals(ids(await inbox.take(9, NEVER)), [1, 2]);
+});
+
+Deno.test("an update that goes on after it was parked counts deaths again", async () => {
+  const url = await postgres.createDatabase();
+  for (let deaths = 0; deaths < 2; deaths++) {
+    await using inbox = await openInbox(url);
+    if (deaths === 0) await inbox.append(tiny(1), NEVER);
+    const [update] = await inbox.take(9, NEVER);
+    inbox.running!(update, false);
+    await waitUntil(async () => `${await parked(url)}` === `${deaths}|1`);
+    inbox.running!(update, true);
+    await waitUntil(async () => `${await parked(url)}` === `${deaths}|0`);
+    await loseClaims(url);
+  }
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(2), NEVER);
+  const [suspect, ...others] = await takeAll(inbox, 1);
+  assertEquals([suspect.update_id, others], [2, []]);
+});
+
+Deno.test("an update that was parked at very many deaths runs alone, and is set aside if it kills machines then", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2, 3), NEVER);
+  await postgres.query(
+    `UPDATE grammy_runner.job SET data = data || '{"parked":9}' WHERE name = 'bot-1'`,
+    url,
+  );
+  for (const [id, deaths] of [[1, 6], [2, 7], [3, 10]]) {
+    await recordDeaths(url, id, deaths);
+  }
+  const [healthy, ...others] = await inbox.take(9, NEVER);
+  assertEquals([healthy.update_id, others], [1, []]);
+  await waitUntil(() => inbox.stats!().quarantined === 1);
+  assertEquals(await inbox.quarantined(), [{
+    update: { update_id: 3 },
+    deaths: 5,
+  }]);
+  await inbox.settle(healthy);
+  assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+});
+
+Deno.test("a stop that gives up an update that is parked is no death", async () => {
+  const url = await postgres.createDatabase();
+  {
+    await using inbox = await openInbox(url);
+    await inbox.append(tiny(1), NEVER);
+    const [update] = await inbox.take(9, NEVER);
+    inbox.running!(update, false);
+    await waitUntil(async () => `${await parked(url)}` === "0|1");
+  }
+  assertEquals(await parked(url), ["0|0"]);
+});
+
+Deno.test("a machine that was taken for dead tells again what is parked", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1), NEVER);
+  const [update] = await inbox.take(9, NEVER);
+  inbox.running!(update, false);
+  await waitUntil(async () => `${await parked(url)}` === "0|1");
+  await loseClaims(url);
+  const next = inbox.take(9, NEVER);
+  await waitUntil(async () => `${await parked(url)}` === "1|2");
+  inbox.running!(update, true);
+  await waitUntil(async () => `${await parked(url)}` === "1|1");
+  await inbox.settle(update);
+  await inbox.append(tiny(2), NEVER);
+  assertEquals(ids(await next), [2]);
+});
+
+Deno.test("a stop while a suspect is being claimed leaves nothing behind", async () => {
+  const url = await postgres.createDatabase();
+  await using proxy = new Proxy(url);
+  const inbox = await openInbox(proxy.url);
+  await inbox.append(tiny(1), NEVER);
+  await recordDeaths(url, 1, 2);
+  proxy.latency = 50;
+  const controller = new AbortController();
+  const taking = inbox.take(9, controller.signal);
+  // It is claimed once to be given back, and once to run alone.
+  await sleep(75);
+  controller.abort();
+  await assertRejects(() => taking, DOMException);
+  await inbox.close();
+  await using other = await openInbox(url);
+  assertEquals(ids(await other.take(9, NEVER)), [1]);
+});
+
 Deno.test("an update that machines keep dying of is set aside, and its chat goes on", async () => {
   const url = await postgres.createDatabase();
   await using inbox = await openInbox(url);
@@ -520,13 +641,14 @@ async function readFailures(url: string): Promise<string> {
 Deno.test("a machine that fails leaves word of what runs, and takes it back if it lives on", async () => {
   const url = await postgres.createDatabase();
   await using inbox = await openInbox(url);
-  await inbox.append(tiny(1, 2, 3), NEVER);
-  const [ended] = await inbox.take(2, NEVER);
+  await inbox.append(tiny(1, 2, 3, 4), NEVER);
+  const [ended, parked] = await takeAll(inbox, 4);
   await inbox.settle(ended);
+  inbox.running!(parked, false);
   failProcess();
   failProcess();
-  await waitUntil(async () => await readFailures(url) === "1,none");
-  await waitUntil(async () => await readFailures(url) === "0,none");
+  await waitUntil(async () => await readFailures(url) === "none,1,1");
+  await waitUntil(async () => await readFailures(url) === "none,0,0");
 });
 
 Deno.test("an update that machines have failed of while it ran alone is set aside, and no other pays for it", async () => {
