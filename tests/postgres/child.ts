@@ -2,7 +2,7 @@
 import { openSync, writeSync } from "node:fs";
 import { Bot } from "grammy";
 import type { Update } from "../../deps.ts";
-import { run } from "../../mod.ts";
+import { run, sequentialize } from "../../mod.ts";
 import { createPostgresInbox } from "../../postgres_inbox.ts";
 
 const [url, token, connectionString, logPath, concurrency, maxAttempts] =
@@ -15,10 +15,11 @@ function note(what: string, text: unknown): void {
 }
 
 const bot = new Bot(token, { client: { apiRoot: url } });
+bot.use(sequentialize((ctx) => ctx.msg!.text!.match(/^lock/)?.[0]));
 bot.use(async (ctx) => {
   const id = ctx.update.update_id;
   note("start", id);
-  const [how, ms = "0"] = ctx.msg!.text!.split(" ");
+  const [how, ms = "0"] = ctx.msg!.text!.replace("lock ", "").split(" ");
   if (how === "kill") Deno.kill(Deno.pid, "SIGKILL");
   if (how === "exit") Deno.exit(1);
   if (how === "throw") {

@@ -6,6 +6,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Leadership } from "../../_postgres_lead.ts";
+import { PostgresQueue } from "../../_postgres_queue.ts";
 import {
   createPostgresInbox,
   type PostgresInboxOptions,
@@ -551,6 +552,38 @@ Deno.test("an update that was parked at very many deaths runs alone, and is set 
   }]);
   await inbox.settle(healthy);
   assertEquals(ids(await inbox.take(9, NEVER)), [2]);
+});
+
+Deno.test("suspects are counted by the deaths at which they ran, as they are told when they are claimed", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  const queue = new PostgresQueue(url, 1, { error() {}, warning() {} });
+  await queue.open(() => {});
+  // Deaths, how many of them while it was parked, and those that are left.
+  const cases = [[1, 0, 1], [2, 0, 2], [2, 1, 1], [4, 4, 0], [6, 9, 1], [
+    7,
+    9,
+    2,
+  ]];
+  for (const [i, [deaths, parked]] of cases.entries()) {
+    await inbox.append([{ update_id: i, key: `${i}` }], NEVER);
+    await postgres.query(
+      `UPDATE grammy_runner.job SET data = data || '{"parked":${parked}}'
+       WHERE data->>'json' LIKE '{"update_id":${i},%'`,
+      url,
+    );
+    await recordDeaths(url, i, deaths);
+  }
+  for (const least of [1, 2]) {
+    const expected = cases.filter(([, , left]) => left >= least).length;
+    assertEquals((await queue.count(least)).suspects, expected);
+  }
+  const jobs = await queue.fetch(99);
+  assertEquals(
+    jobs.map(({ deaths }) => deaths),
+    cases.map(([, , left]) => left),
+  );
+  await queue.close();
 });
 
 Deno.test("a stop that gives up an update that is parked is no death", async () => {
