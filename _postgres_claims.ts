@@ -1,6 +1,11 @@
 import type { Outage } from "./_postgres_outage.ts";
 import type { Claim, Job, PostgresQueue } from "./_postgres_queue.ts";
 
+/** A job with its update. */
+export interface Found<Y> extends Job {
+  readonly update: Y;
+}
+
 /** An update that is under way here. */
 interface Taken<Y> extends Claim {
   readonly update: Y;
@@ -61,29 +66,27 @@ export class Claims<Y extends { update_id: number }> {
     return this.#underWay.get(updateId);
   }
 
-  /** Whether the update of a job is under way here. */
-  has({ id }: Job): boolean {
-    return [...this.#underWay.values()].some((taken) => taken.id === id);
+  /** Whether an update is under way here. */
+  has({ update_id }: Y): boolean {
+    return this.#underWay.has(update_id);
+  }
+
+  /** An update is about to run. */
+  add({ id, retryCount, parked, update }: Found<Y>): void {
+    const claim = { id, retryCount, parked };
+    const taken = { ...claim, update, isParked: false, lost: false };
+    this.#underWay.set(update.update_id, taken);
   }
 
   /**
-   * An update is about to run. Returns false if it does so here already; what
-   * PostgreSQL has to know then is up to {@link Claims.tell}.
+   * An update that is under way here was claimed again, as this machine was taken
+   * for dead. Resolves when PostgreSQL knows what it had to be told.
    */
-  add({ id, retryCount, parked }: Job, update: Y): boolean {
-    const taken = this.#underWay.get(update.update_id);
-    if (taken === undefined) {
-      const claim = { id, retryCount, parked };
-      const added = { ...claim, update, isParked: false, lost: false };
-      this.#underWay.set(update.update_id, added);
-      return true;
-    }
-    // This machine was taken for dead.
-    taken.retryCount = retryCount;
-    taken.parked = parked;
-    taken.lost = false;
+  regain({ retryCount, parked, update }: Found<Y>): Promise<void> {
+    const taken = this.#underWay.get(update.update_id)!;
+    Object.assign(taken, { retryCount, parked, lost: false });
     if (taken.isParked) this.#park(taken, true);
-    return false;
+    return this.#tell();
   }
 
   /** An update is parked, or goes on. Resolves when PostgreSQL knows. */
@@ -92,7 +95,7 @@ export class Claims<Y extends { update_id: number }> {
     if (taken !== undefined && taken.isParked !== isParked) {
       this.#park(taken, isParked);
     }
-    return this.tell();
+    return this.#tell();
   }
 
   /** As long as an update is parked, the next death counts as one at which it was. */
@@ -109,7 +112,7 @@ export class Claims<Y extends { update_id: number }> {
     if (taken === undefined || taken.lost) return;
     this.#changed.delete(taken);
     this.#ended.add(taken);
-    return this.tell();
+    return this.#tell();
   }
 
   /** Updates are not going to run here. Resolves when others can have them. */
@@ -124,7 +127,7 @@ export class Claims<Y extends { update_id: number }> {
   /** Claims are not going to be used. Resolves when others can have them. */
   leave(claims: Claim[]): Promise<void> {
     for (const claim of claims) this.#unwanted.add(claim);
-    return this.tell();
+    return this.#tell();
   }
 
   /** Keeps all claims alive. Returns how many running updates others have now. */
@@ -157,8 +160,8 @@ export class Claims<Y extends { update_id: number }> {
     await this.#tellOnce();
   }
 
-  /** Tells PostgreSQL what there is to tell, until it knows. */
-  tell(): Promise<void> {
+  /** Tells PostgreSQL until it knows. */
+  #tell(): Promise<void> {
     if (this.#telling !== undefined) return this.#telling;
     if (this.#isTold) return Promise.resolve();
     return this.#telling = this.#tellAll();

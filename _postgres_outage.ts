@@ -68,6 +68,22 @@ export class Outage {
     return this.#since !== undefined;
   }
 
+  /** Tells of the error of something that nobody waits for. */
+  observe(work: Promise<unknown>): void {
+    work.catch((error) => this.report(error));
+  }
+
+  /** Tells of an error that does not end anything. */
+  report(error: unknown): void {
+    if (isPassing(error)) return this.failed(error);
+    this.emit({
+      type: "inbox",
+      level: "error",
+      message: "The inbox in PostgreSQL does not work as it should:",
+      error,
+    });
+  }
+
   /** Something failed in a way that passes. */
   failed(error: unknown): void {
     this.#lastFailure = Date.now();
