@@ -10,8 +10,9 @@ export interface InboxConformance {
   /** Stands before the names of the tests. */
   name: string;
   /**
-   * Creates an empty inbox that no other test uses, which is full once
-   * `lookahead` updates are untaken; `undefined` for whatever is the default.
+   * Creates an inbox that no other test uses, empty for the bot that opens it,
+   * which is another one in each test. It is full once `lookahead` updates are
+   * untaken; `undefined` for whatever is the default.
    * Called once for each test.
    */
   create(
@@ -38,6 +39,7 @@ export interface InboxConformance {
  */
 export function testInboxConformance(options: InboxConformance): void {
   const { name, create, dispose, patience = 0, ignore } = options;
+  let botId = 123456;
 
   function test(
     promise: string,
@@ -48,6 +50,7 @@ export function testInboxConformance(options: InboxConformance): void {
       name: `${name} ${promise}`,
       ignore: ignore?.(promise) ?? false,
       fn: async () => {
+        botId++;
         const inbox = await create(lookahead);
         try {
           await open(inbox);
@@ -58,6 +61,11 @@ export function testInboxConformance(options: InboxConformance): void {
         }
       },
     });
+  }
+
+  function open(inbox: UpdateInbox<ConformanceUpdate>): Promise<void> {
+    const { signal } = new AbortController();
+    return inbox.open({ botId, signal, emit: () => {} });
   }
 
   /** Whether a promise has not settled after a while. */
@@ -306,11 +314,6 @@ export function testInboxConformance(options: InboxConformance): void {
       assertEquals(ids(taken), [3, 4, 5]);
     },
   );
-}
-
-function open(inbox: UpdateInbox<ConformanceUpdate>): Promise<void> {
-  const { signal } = new AbortController();
-  return inbox.open({ botId: 123456, signal, emit: () => {} });
 }
 
 function updates(from: number, to: number): ConformanceUpdate[] {

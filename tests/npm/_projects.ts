@@ -72,14 +72,14 @@ export async function setUp(): Promise<void> {
   const bot = await Deno.readTextFile("tests/npm/bot.ts");
   const workersBot = await Deno.readTextFile("tests/npm/workers_bot.ts");
   const worker = await Deno.readTextFile("tests/npm/worker.ts");
-  const sqliteBot = await Deno.readTextFile("tests/npm/sqlite_bot.ts");
+  const durableBot = await Deno.readTextFile("tests/npm/durable_bot.ts");
   const poison = await Deno.readTextFile("tests/npm/poison.ts");
   await fill(lean, { bot, workers_bot: workersBot, worker });
   await fill(full, {
     bot,
     workers_bot: workersBot,
     worker,
-    sqlite_bot: sqliteBot,
+    durable_bot: durableBot,
     poison,
     entry_points: ENTRY_POINTS
       .map((name, i) => `export * as _${i} from "${name}";\n`).join(""),
@@ -97,7 +97,7 @@ export async function setUp(): Promise<void> {
   await run(Deno.execPath(), [
     "bundle",
     "--quiet",
-    "--external=@grammyjs/runner/sqlite",
+    "--external=@grammyjs/runner/*",
     `--output=${full}/conformance.test.mjs`,
     "tests/npm/conformance.ts",
   ]);
@@ -148,8 +148,9 @@ export async function compile(
 export async function run(
   command: string,
   args: string[],
+  env: Record<string, string> = {},
 ): Promise<{ stdout: string; stderr: string }> {
-  const { success, stdout, stderr } = await tryToRun(command, args);
+  const { success, stdout, stderr } = await tryToRun(command, args, env);
   assert(success, `${command} ${args.join(" ")} failed:\n${stdout}${stderr}`);
   return { stdout, stderr };
 }
@@ -158,10 +159,11 @@ export async function run(
 export async function tryToRun(
   command: string,
   args: string[],
+  env: Record<string, string> = {},
 ): Promise<{ success: boolean; stdout: string; stderr: string }> {
   const { success, stdout, stderr } = await new Deno.Command(command, {
     args,
-    env: { NO_COLOR: "1" },
+    env: { NO_COLOR: "1", ...env },
     signal: AbortSignal.timeout(120_000),
   }).output();
   const decoder = new TextDecoder();

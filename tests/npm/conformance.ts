@@ -2,7 +2,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { after, test } from "node:test";
+import { createPostgresInbox } from "@grammyjs/runner/postgres";
 import { createSqliteInbox } from "@grammyjs/runner/sqlite";
 import { testInboxConformance } from "../inbox_conformance.ts";
 
@@ -21,4 +23,14 @@ testInboxConformance({
   name: "SQLite inbox",
   create: (lookahead) =>
     createSqliteInbox(join(dir, `${files++}.db`), { lookahead }),
+});
+
+testInboxConformance({
+  name: "PostgreSQL inbox",
+  create: (lookahead) =>
+    createPostgresInbox({
+      connectionString: process.env.DATABASE_URL,
+      maxBacklog: lookahead,
+    }),
+  patience: 100,
 });

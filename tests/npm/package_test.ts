@@ -3,6 +3,7 @@
  * and tools come from the npm registry.
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { PostgresServer } from "../../scripts/postgres.ts";
 import {
   compile,
   dir,
@@ -30,8 +31,15 @@ const WORKERS_OUTPUT = [
   "thrown",
 ];
 
-Deno.test.beforeAll(setUp);
-Deno.test.afterAll(() => Deno.remove(dir, { recursive: true }));
+let postgres: PostgresServer;
+Deno.test.beforeAll(async () => {
+  postgres = await PostgresServer.start();
+  await setUp();
+});
+Deno.test.afterAll(async () => {
+  await postgres[Symbol.asyncDispose]();
+  await Deno.remove(dir, { recursive: true });
+});
 
 Deno.test("the peers are what the package imports; all but grammY are optional", async () => {
   const imported = new Set<string>();
@@ -153,13 +161,15 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
         }
       });
 
-      Deno.test(`${name} runs a bot on an SQLite inbox by ${how}`, async () => {
-        const path = `${dir}/${id}.${extension}.db`;
-        const { stdout } = await run(
-          command,
-          [`${full}/sqlite_bot.${extension}`, path],
-        );
-        assertEquals(stdout, "1 2 Hello\n");
+      Deno.test(`${name} runs a bot on durable inboxes by ${how}`, async () => {
+        const file = `${dir}/${id}.${extension}.db`;
+        for (const path of [file, await postgres.createDatabase()]) {
+          const { stdout } = await run(
+            command,
+            [`${full}/durable_bot.${extension}`, path],
+          );
+          assertEquals(stdout, "1 2 Hello\n");
+        }
       });
 
       Deno.test(`${name} sets an update aside that fails the process three times by ${how}`, async () => {
@@ -177,10 +187,11 @@ for (const [id, { name, bin }] of Object.entries(RUNTIMES)) {
   }
 
   if (id === "node20") continue;
-  Deno.test(`${name} passes the conformance test with SQLite inboxes`, async () => {
+  Deno.test(`${name} passes the conformance test with durable inboxes`, async () => {
     const { stdout, stderr } = await run(
       command,
       [...id === "bun" ? ["test"] : [], `${full}/conformance.test.mjs`],
+      { DATABASE_URL: await postgres.createDatabase() },
     );
     // In the words of the one or the other.
     const passed = /pass (\d+)|(\d+) pass/.exec(stdout + stderr);

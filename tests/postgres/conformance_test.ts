@@ -3,15 +3,16 @@ import { createPostgresInbox } from "../../postgres_inbox.ts";
 import { testInboxConformance } from "../inbox_conformance.ts";
 
 let server: PostgresServer;
-Deno.test.beforeAll(async () => void (server = await PostgresServer.start()));
+let connectionString: string;
+Deno.test.beforeAll(async () => {
+  server = await PostgresServer.start();
+  connectionString = await server.createDatabase();
+});
 Deno.test.afterAll(() => server[Symbol.asyncDispose]());
 
 testInboxConformance({
   name: "PostgreSQL inbox",
-  create: async (lookahead) =>
-    createPostgresInbox({
-      connectionString: await server.createDatabase(),
-      maxBacklog: lookahead,
-    }),
+  create: (lookahead) =>
+    createPostgresInbox({ connectionString, maxBacklog: lookahead }),
   patience: 100,
 });
