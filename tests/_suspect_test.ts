@@ -75,6 +75,7 @@ Deno.test("a suspect that need not wait any longer gets all of its time", () => 
   const { isolation, log } = isolate();
   isolation.add("a");
   isolation.wait();
+  isolation.wait();
   time.tick(4999);
   isolation.delete("a");
   isolation.accuse("b", 0);
