@@ -2,6 +2,17 @@ import "./_postgres_runtime.ts";
 // deno-lint-ignore no-import-prefix -- raw files have no import map
 import pg from "npm:pg@^8.16";
 
+/**
+ * What the server shall do about a machine that is silent in the middle of
+ * something, such as one that was paused: it must not keep what it has locked from
+ * the others, for less time than they need to show that they are alive.
+ */
+export const SESSION_SETTINGS = [
+  "SET idle_in_transaction_session_timeout = 5000",
+  // What is not received counts, too. Not every system has it.
+  "SET tcp_user_timeout = 10000",
+];
+
 /** A connection of its own, outside the pool. */
 export interface Client {
   // deno-lint-ignore no-explicit-any -- rows are what the statement makes them
@@ -39,6 +50,7 @@ export async function connect(
     await client.connect();
     // Besides, a pooler gives no session to those who have not asked for anything.
     await client.query(`SET idle_session_timeout = ${idleMs}`);
+    for (const setting of SESSION_SETTINGS) await client.query(setting);
     return client;
   } catch (error) {
     client.end().catch(() => {}); // it may not even have begun

@@ -10,11 +10,17 @@ const SETTLED_MS = 1000;
 /** The SQLSTATE of statements that a standby, for example, refuses. */
 const READ_ONLY = "25006";
 
+/** The SQLSTATE with which the server ends a transaction in which nothing happens. */
+const IDLE_IN_TRANSACTION = "25P03";
+
 /**
  * The classes of SQLSTATE that tell of a server that is busy, starting, ending or
  * unreachable, and the codes of other classes that do.
  */
-const PASSING = ["08", "53", "57", "58", "40", READ_ONLY, "55P03"];
+const PASSING = [
+  ...["08", "53", "57", "58", "40"],
+  ...[READ_ONLY, IDLE_IN_TRANSACTION, "55P03"],
+];
 
 /** What the driver says of settings that never work, and what is wrong with them. */
 const WRONG_SETTINGS: [says: RegExp, hint: string][] = [

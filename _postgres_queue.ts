@@ -1,6 +1,7 @@
 import "./_postgres_runtime.ts";
 // deno-lint-ignore no-import-prefix -- raw files have no import map
 import { type Db, PgBoss } from "npm:pg-boss@^12.38";
+import { SESSION_SETTINGS } from "./_postgres_client.ts";
 
 export type { Db };
 
@@ -119,6 +120,8 @@ export class PostgresQueue {
     this.#boss.on("error", (error) => this.#isClosed || on.error(error));
     this.#boss.on("warning", ({ message }) => on.warning(message));
     this.#db = this.#boss.getDb();
+    // Done at once, as there is no connection yet.
+    this.#db.setSessionStatements!(SESSION_SETTINGS);
   }
 
   /** Connects, and creates whatever is missing. Can be called again if it fails. */

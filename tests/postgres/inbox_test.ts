@@ -273,6 +273,70 @@ Deno.test("the server takes the lead away from a machine that is silent", async 
   await leadership.close();
 });
 
+/** Runs code in another process, which it is to stop in the middle. */
+async function pause(
+  code: string,
+  args: string[],
+): Promise<AsyncDisposable> {
+  const from = import.meta.resolve("../../");
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-check", code.replaceAll("~/", from), ...args],
+    env: { NODE_NO_WARNINGS: "1" },
+  }).spawn();
+  const state = () => Deno.readTextFileSync(`/proc/${child.pid}/stat`);
+  await waitUntil(() => / T /.test(state()));
+  return {
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGKILL");
+      await child.status;
+    },
+  };
+}
+
+Deno.test("the server takes the lead away from a machine that is silent in the middle of storing", async () => {
+  const url = await postgres.createDatabase();
+  await using _paused = await pause(
+    `import { Leadership } from "~/_postgres_lead.ts";
+    const leadership = new Leadership(Deno.args[0], "test", (run) => run(0));
+    await leadership.acquire(new AbortController().signal);
+    await leadership.write(() => Deno.kill(Deno.pid, "SIGSTOP"));`,
+    [url],
+  );
+  const other = new Leadership(url, "test", (run) => run(0));
+  await other.acquire(NEVER);
+  await other.close();
+});
+
+Deno.test("a machine that is paused while it sets an update aside keeps nothing from the others", async () => {
+  const url = await postgres.createDatabase();
+  await using busy = await openInbox(url);
+  await busy.append(tiny(1, 2), NEVER);
+  const running = await takeAll(busy, 2);
+  await postgres.query(
+    `UPDATE grammy_runner.job SET data = data || '{"failures":1}'`,
+    url,
+  );
+  await busy.append(tiny(3), NEVER);
+  await using _paused = await pause(
+    `import { PostgresQueue } from "~/_postgres_queue.ts";
+    import pg from "npm:pg@^8.16";
+    const queue = new PostgresQueue(Deno.args[0], 1, { error() {}, warning() {} });
+    await queue.open(() => {});
+    const [job] = await queue.fetch(1);
+    const { query } = pg.Client.prototype;
+    pg.Client.prototype.query = function (...args) {
+      if (args[0] === "COMMIT") Deno.kill(Deno.pid, "SIGSTOP");
+      return query.apply(this, args);
+    };
+    await queue.setAside(job, "key");`,
+    [url],
+  );
+  await using other = await openInbox(url);
+  assertEquals(ids(await takeAll(other, 1)), [3]);
+  for (const update of running) await busy.settle(update);
+  assertEquals(busy.events, []);
+});
+
 Deno.test("a pooler in transaction mode is told by two connections with one session", async () => {
   const url = await postgres.createDatabase();
   // What such a pooler does: the same session is behind all connections.
