@@ -1,5 +1,12 @@
-import type { Outage } from "./_postgres_outage.ts";
-import type { Claim, Job, PostgresQueue } from "./_postgres_queue.ts";
+import { isPassing, type Outage } from "./_postgres_outage.ts";
+import type { Claim, Db, Job, PostgresQueue } from "./_postgres_queue.ts";
+import type { Witness } from "./_postgres_witness.ts";
+
+/**
+ * How long it may take until PostgreSQL knows whether an update is parked, so that
+ * it need not hear of short waits.
+ */
+const NOTE_MS = 50;
 
 /** A job with its update. */
 export interface Found<Y> extends Job {
@@ -11,8 +18,23 @@ interface Taken<Y> extends Claim {
   readonly update: Y;
   /** It waits here for others to end. */
   isParked: boolean;
+  /** It has outlived its time alone. */
+  isSpared: boolean;
   /** Others have it, as this machine was taken for dead. */
   lost: boolean;
+  /** What PostgreSQL knows, `undefined` if that is not certain. */
+  known: { parked: number; spared: number } | undefined;
+}
+
+/** What {@link Claims} work with. */
+export interface ClaimsParts {
+  queue: PostgresQueue;
+  outage: Outage;
+  witness: Witness;
+  /** Aborts when there is no time left to try again. */
+  closing: AbortSignal;
+  /** Called when others, or other updates, can run; with how many were left. */
+  onTold(left: number): void;
 }
 
 /**
@@ -20,30 +42,20 @@ interface Taken<Y> extends Claim {
  * left to others, until PostgreSQL knows.
  */
 export class Claims<Y extends { update_id: number }> {
-  readonly #queue: PostgresQueue;
-  readonly #outage: Outage;
-  /** Aborts when there is no time left to try again. */
-  readonly #closing: AbortSignal;
-  /** Called when others, or other updates, can run; with how many were left. */
-  readonly #onTold: (left: number) => void;
+  readonly #parts: ClaimsParts;
   readonly #underWay = new Map<number, Taken<Y>>();
-  /** Those that were parked, or go on. */
-  readonly #changed = new Set<Claim>();
+  /** What may be other than PostgreSQL knows. */
+  readonly #changed = new Set<Taken<Y>>();
+  /** Whether it has to be told of that now. */
+  #isDue = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   readonly #ended = new Set<Claim>();
   readonly #unwanted = new Set<Claim>();
   /** Set while PostgreSQL is being told. */
   #telling: Promise<void> | undefined;
 
-  constructor(
-    queue: PostgresQueue,
-    outage: Outage,
-    closing: AbortSignal,
-    onTold: (left: number) => void,
-  ) {
-    this.#queue = queue;
-    this.#outage = outage;
-    this.#closing = closing;
-    this.#onTold = onTold;
+  constructor(parts: ClaimsParts) {
+    this.#parts = parts;
   }
 
   /** Number of updates that are under way here. */
@@ -54,6 +66,11 @@ export class Claims<Y extends { update_id: number }> {
   /** Those of them that are not parked. */
   running(): Claim[] {
     return [...this.#underWay.values()].filter(({ isParked }) => !isParked);
+  }
+
+  /** Those of them that may be other than PostgreSQL knows. */
+  changed(): Claim[] {
+    return [...this.#changed];
   }
 
   /** Those of them that others do not have. */
@@ -72,45 +89,69 @@ export class Claims<Y extends { update_id: number }> {
   }
 
   /** An update is about to run. */
-  add({ id, retryCount, parked, update }: Found<Y>): void {
-    const claim = { id, retryCount, parked };
-    const taken = { ...claim, update, isParked: false, lost: false };
-    this.#underWay.set(update.update_id, taken);
+  add({ id, retryCount, parked, spared, update }: Found<Y>): void {
+    this.#underWay.set(update.update_id, {
+      ...{ id, retryCount, parked, spared, update },
+      ...{ isParked: false, isSpared: false, lost: false },
+      known: { parked, spared },
+    });
   }
 
   /**
    * An update that is under way here was claimed again, as this machine was taken
-   * for dead. Resolves when PostgreSQL knows what it had to be told.
+   * for dead.
    */
-  regain({ retryCount, parked, update }: Found<Y>): Promise<void> {
+  regain({ retryCount, parked, spared, update }: Found<Y>): void {
     const taken = this.#underWay.get(update.update_id)!;
-    Object.assign(taken, { retryCount, parked, lost: false });
-    if (taken.isParked) this.#park(taken, true);
-    return this.#tell();
+    const known = { parked, spared };
+    Object.assign(taken, { retryCount, parked, spared, known, lost: false });
+    if (taken.isParked) taken.parked++;
+    if (taken.isSpared) taken.spared++;
+    this.#changed.add(taken);
+    this.#note();
   }
 
-  /** An update is parked, or goes on. Resolves when PostgreSQL knows. */
-  park({ update_id }: Y, isParked: boolean): Promise<void> {
+  /** An update is parked, or goes on. */
+  park({ update_id }: Y, isParked: boolean): void {
     const taken = this.#underWay.get(update_id);
-    if (taken !== undefined && taken.isParked !== isParked) {
-      this.#park(taken, isParked);
-    }
-    return this.#tell();
-  }
-
-  /** As long as an update is parked, the next death counts as one at which it was. */
-  #park(taken: Taken<Y>, isParked: boolean): void {
+    if (taken === undefined || taken.isParked === isParked) return;
     taken.isParked = isParked;
     taken.parked += isParked ? 1 : -1;
-    if (!taken.lost) this.#changed.add(taken);
+    this.#changed.add(taken);
+    if (isParked || taken.retryCount === 0) return this.#noteLater();
+    // It may end this machine at once, as it may have done before.
+    const { queue, witness } = this.#parts;
+    witness.send((db) => queue.note([taken], undefined, undefined, db));
+    this.#note();
+  }
+
+  /** Whatever this machine dies of from now on, it is not this update. */
+  spare(updateId: number): void {
+    const taken = this.#underWay.get(updateId);
+    if (taken === undefined || taken.isSpared) return;
+    taken.isSpared = true;
+    taken.spared++;
+    this.#changed.add(taken);
+    this.#note();
+  }
+
+  /** It is not certain what PostgreSQL knows. */
+  retell(claims: Claim[]): void {
+    for (const taken of this.#underWay.values()) {
+      if (!claims.includes(taken)) continue;
+      taken.known = undefined;
+      this.#changed.add(taken);
+    }
+    this.#note();
   }
 
   /** An update has ended. Resolves when PostgreSQL knows. */
   settle({ update_id }: Y): void | Promise<void> {
     const taken = this.#underWay.get(update_id);
+    if (taken === undefined) return;
     this.#underWay.delete(update_id);
-    if (taken === undefined || taken.lost) return;
     this.#changed.delete(taken);
+    if (taken.lost) return;
     this.#ended.add(taken);
     return this.#tell();
   }
@@ -131,11 +172,11 @@ export class Claims<Y extends { update_id: number }> {
   }
 
   /** Keeps all claims alive. Returns how many running updates others have now. */
-  async touch(): Promise<number> {
+  async touch(db?: Db): Promise<number> {
     const claims = [...this.#held(), ...this.#ended]
-      .map(({ id, retryCount, parked }) => ({ id, retryCount, parked }));
+      .map((claim) => ({ ...claim }));
     if (claims.length === 0) return 0;
-    const held = await this.#queue.touch(claims);
+    const held = await this.#parts.queue.touch(claims, db);
     const gone = new Map(
       claims.filter(({ id }) => !held.has(id))
         .map(({ id, retryCount }) => [id, retryCount]),
@@ -154,10 +195,26 @@ export class Claims<Y extends { update_id: number }> {
     await this.#telling;
     for (const taken of this.#held()) {
       // No machine will have died.
-      if (taken.isParked) this.#park(taken, false);
+      if (taken.isParked) taken.parked--;
+      if (taken.isSpared) taken.spared--;
+      this.#changed.add(taken);
       this.#unwanted.add(taken);
     }
+    clearTimeout(this.#timer);
+    this.#isDue = true;
     await this.#tellOnce();
+  }
+
+  #noteLater(): void {
+    this.#timer ??= setTimeout(() => this.#note(), NOTE_MS);
+  }
+
+  /** PostgreSQL shall know what has changed. */
+  #note(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#isDue = true;
+    this.#parts.outage.observe(this.#tell());
   }
 
   /** Tells PostgreSQL until it knows. */
@@ -168,44 +225,61 @@ export class Claims<Y extends { update_id: number }> {
   }
 
   get #isTold(): boolean {
-    return this.#changed.size + this.#ended.size + this.#unwanted.size === 0;
+    return this.#ended.size + this.#unwanted.size === 0 && !this.#isDue;
   }
 
   async #tellAll(): Promise<void> {
+    const { outage, closing } = this.#parts;
     try {
       while (!this.#isTold) {
-        await this.#outage.retry(() => this.#tellOnce(), this.#closing);
+        await outage.retry(() => this.#tellOnce(), closing);
       }
     } catch (error) {
       // `close` tries once more.
-      if (!this.#closing.aborted) throw error;
+      if (!closing.aborted) throw error;
     } finally {
       this.#telling = undefined;
     }
   }
 
   async #tellOnce(): Promise<void> {
-    const changed = [...this.#changed];
+    const { queue, onTold } = this.#parts;
     const ended = [...this.#ended];
     const unwanted = [...this.#unwanted];
-    if (changed.length > 0) {
-      this.#changed.clear();
-      try {
-        await this.#queue.notePark(changed);
-      } catch (error) {
-        for (const claim of changed) this.#changed.add(claim);
-        throw error;
-      }
-    }
     if (ended.length > 0) {
-      await this.#queue.complete(ended);
+      await queue.complete(ended);
       for (const claim of ended) this.#ended.delete(claim);
-      this.#onTold(0);
+      onTold(0);
     }
+    if (this.#isDue) await this.#tellChanges();
     if (unwanted.length > 0) {
-      const left = await this.#queue.release(unwanted);
+      const left = await queue.release(unwanted);
       for (const claim of unwanted) this.#unwanted.delete(claim);
-      this.#onTold(left);
+      onTold(left);
+    }
+  }
+
+  async #tellChanges(): Promise<void> {
+    const { queue, outage } = this.#parts;
+    const news = [...this.#changed]
+      .filter(({ parked, spared, known }) =>
+        parked !== known?.parked || spared !== known.spared
+      )
+      .map((taken) => ({ taken, told: { ...taken } }));
+    this.#changed.clear();
+    this.#isDue = false;
+    if (news.length === 0) return;
+    try {
+      await queue.note(news.map(({ told }) => told));
+    } catch (error) {
+      // Nothing depends on it that would be worth an end of the run.
+      if (!isPassing(error)) return outage.report(error);
+      for (const { taken } of news) this.#changed.add(taken);
+      this.#isDue = true;
+      throw error;
+    }
+    for (const { taken, told: { parked, spared } } of news) {
+      taken.known = { parked, spared };
     }
   }
 }

@@ -10,6 +10,9 @@ const SETTLED_MS = 1000;
 /** The SQLSTATE of statements that a standby, for example, refuses. */
 const READ_ONLY = "25006";
 
+/** The class of SQLSTATE of transactions that were in each other's way. */
+const CONFLICT = "40";
+
 /** The SQLSTATE with which the server ends a transaction in which nothing happens. */
 const IDLE_IN_TRANSACTION = "25P03";
 
@@ -18,7 +21,7 @@ const IDLE_IN_TRANSACTION = "25P03";
  * unreachable, and the codes of other classes that do.
  */
 const PASSING = [
-  ...["08", "53", "57", "58", "40"],
+  ...["08", "53", "57", "58", CONFLICT],
   ...[READ_ONLY, IDLE_IN_TRANSACTION, "55P03"],
 ];
 
@@ -92,6 +95,7 @@ export class Outage {
 
   /** Something failed in a way that passes. */
   failed(error: unknown): void {
+    if (codeOf(error)?.startsWith(CONFLICT)) return; // nothing is lost
     this.#lastFailure = Date.now();
     if (this.#since !== undefined) return;
     this.#since = Date.now();

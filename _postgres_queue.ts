@@ -19,20 +19,10 @@ const DAY = 24 * 60 * 60;
 const REMEMBER_SECONDS = 2 * DAY;
 /** pg-boss would drop updates after that. */
 const NEVER = 10 * 365 * DAY;
-/** The jobs of claims that nobody else has by now. */
-const HELD = `
-  FROM unnest($2::uuid[], $3::int[], $4::int[]) AS held (id, retry_count, parked)
-  WHERE job.name = $1 AND job.state = 'active'
-    AND (job.id, job.retry_count) = (held.id, held.retry_count)`;
+/** See {@link suspicionOf}. */
+const MOST_PARKED = 5;
 /** How long a statement may take, so that a server that hangs is noticed. */
 const QUERY_MS = 30_000;
-/**
- * The most deaths that an update is not blamed for as it was parked. After more, it
- * gets to run alone, when there is nothing to park for: it could be one that kills
- * the machine as soon as it goes on, before PostgreSQL knows that it does.
- */
-const MOST_PARKED = 5;
-
 /** The right to run an update; others have it after a while without heartbeats. */
 export interface Claim {
   /** The id of the job. */
@@ -41,6 +31,11 @@ export interface Claim {
   retryCount: number;
   /** At how many deaths it was parked, the next one included if it is now. */
   parked: number;
+  /**
+   * At how many deaths it had outlived its time alone, so that they were not its
+   * own, the next one included if it has.
+   */
+  spared: number;
 }
 
 /** An update on its way into the queue. */
@@ -57,17 +52,13 @@ interface Stored {
   failures?: number;
   /** Whether the update ran alone at the last of them. */
   alone?: boolean;
-  /** How many times it outlived its time alone: those deaths were not its own. */
-  spared?: number;
-  /** At how many of them it was parked, the next one included if it is now. */
+  /** What a {@link Claim} has. */
   parked?: number;
+  spared?: number;
 }
 
 /** An update that was claimed. */
-export interface Job extends Claim, Required<Stored> {
-  /** How many machines have died while it ran. */
-  deaths: number;
-}
+export interface Job extends Claim, Required<Stored> {}
 
 /** An update that is set aside. */
 interface StoredAside extends Stored {
@@ -214,15 +205,8 @@ export class PostgresQueue {
     const jobs = await this.#boss.fetch<Stored>(this.name, { batchSize });
     return jobs
       .map(({ id, retryCount, data }) => {
-        const stored = {
-          failures: 0,
-          alone: false,
-          spared: 0,
-          parked: 0,
-          ...data,
-        };
-        const deaths = retryCount - Math.min(stored.parked, MOST_PARKED);
-        return { ...stored, id, retryCount, deaths };
+        const none = { failures: 0, alone: false, parked: 0, spared: 0 };
+        return { ...none, ...data, id, retryCount };
       })
       .sort((a, b) => a.id < b.id ? -1 : 1);
   }
@@ -232,9 +216,22 @@ export class PostgresQueue {
     await this.#boss.complete(this.name, claims);
   }
 
-  /** Keeps claims alive; returns the ids of those that were held. */
-  async touch(claims: Claim[]): Promise<Set<string>> {
-    return settled(await this.#boss.touch(this.name, claims));
+  /**
+   * Keeps claims alive, without waiting for whatever else is done with them just
+   * now. Returns the ids of those that are held.
+   */
+  async touch(claims: Claim[], db = this.#db): Promise<Set<string>> {
+    const { rows } = await db.executeSql(
+      `WITH free AS (
+         SELECT job.id FROM ${SCHEMA}.job, ${held()} FOR UPDATE OF job SKIP LOCKED
+       ), touched AS (
+         UPDATE ${SCHEMA}.job SET heartbeat_on = now()
+         WHERE name = $1 AND id IN (SELECT id FROM free)
+       )
+       SELECT job.id FROM ${SCHEMA}.job, ${held()}`,
+      this.#held(claims),
+    );
+    return new Set(rows.map(({ id }) => id));
   }
 
   /** Gives claims up as if they had never been taken, for others to take. */
@@ -243,7 +240,7 @@ export class PostgresQueue {
     const { rows } = await this.#db.executeSql(
       `UPDATE ${SCHEMA}.job
        SET state = 'created', started_on = NULL, heartbeat_on = NULL
-       ${HELD} RETURNING job.id`,
+       FROM ${held()} RETURNING job.id`,
       this.#held(claims),
     );
     if (rows.length > 0) await this.notify();
@@ -251,31 +248,35 @@ export class PostgresQueue {
   }
 
   /**
-   * Notes that this machine fails while updates run.
+   * Notes what is known of claims.
    *
-   * @param failures 1 if it does; -1 if it has not died of that
-   * @param alone Whether nothing else runs
+   * @param failures By how many failures of this machine more they ran, in their
+   * order; none if absent
+   * @param alone The one that runs alone
    */
-  async countFailures(
+  async note(
     claims: Claim[],
-    failures: 1 | -1,
-    alone: boolean,
+    failures: number[] = claims.map(() => 0),
+    alone?: Claim,
     db = this.#db,
   ): Promise<void> {
-    const more = `, 'failures', ${
-      stored("failures")
-    } + $5::int, 'alone', $6::boolean`;
-    await this.#note(claims, more, [failures, alone], db);
-  }
-
-  /** Notes that an update has outlived its time alone. */
-  async spare(claim: Claim): Promise<void> {
-    await this.#note([claim], `, 'spared', ${stored("spared")} + 1`);
-  }
-
-  /** Notes whether claims are parked. */
-  async notePark(claims: Claim[]): Promise<void> {
-    await this.#note(claims);
+    await db.executeSql(
+      `UPDATE ${SCHEMA}.job
+       SET data = data
+         || jsonb_build_object('parked', held.parked, 'spared', held.spared)
+         || CASE held.failures WHEN 0 THEN '{}' ELSE jsonb_build_object(
+           'failures', ${stored("failures")} + held.failures,
+           'alone', job.id IS NOT DISTINCT FROM $7::uuid
+         ) END
+       FROM ${held("parked", "spared", "failures")}`,
+      [
+        ...this.#held(claims),
+        claims.map(({ parked }) => parked),
+        claims.map(({ spared }) => spared),
+        failures,
+        alone?.id ?? null,
+      ],
+    );
   }
 
   /** Frees what machines that have gone silent held. */
@@ -289,8 +290,8 @@ export class PostgresQueue {
   }
 
   /**
-   * How many updates wait to be taken, how many of them after so many deaths, and
-   * how many are set aside.
+   * How many updates wait to be taken, how many of them are suspects from so many
+   * deaths on, and how many are set aside.
    */
   async count(deaths: number) {
     // The next claim counts the death that made the last one end.
@@ -311,8 +312,8 @@ export class PostgresQueue {
 
   /** Sets a claimed update aside, so that its chat goes on. */
   async setAside(job: Job, key: string): Promise<void> {
-    const { id, json, deaths } = job;
-    const data: StoredAside = { json, key, deaths };
+    const { id, json } = job;
+    const data: StoredAside = { json, key, deaths: deathsOf(job) };
     await this.#transaction(async (db) => {
       const held = await this.#boss.complete(this.name, [job], null, { db });
       if (!settled(held).has(id)) return;
@@ -320,7 +321,11 @@ export class PostgresQueue {
       // What led to this is explained, and counts for no other.
       await db.executeSql(
         `UPDATE ${SCHEMA}.job SET data = data - 'failures'
-         WHERE name = $1 AND state < 'completed' AND data ? 'failures'`,
+         WHERE name = $1 AND id IN (
+           SELECT id FROM ${SCHEMA}.job
+           WHERE name = $1 AND state < 'completed' AND data ? 'failures'
+           FOR UPDATE SKIP LOCKED
+         )`,
         [this.name],
       );
     });
@@ -358,21 +363,6 @@ export class PostgresQueue {
     return found;
   }
 
-  /** Changes what is stored with claims: whether they are parked, and more. */
-  async #note(
-    claims: Claim[],
-    more = "",
-    values: unknown[] = [],
-    db = this.#db,
-  ): Promise<void> {
-    await db.executeSql(
-      `UPDATE ${SCHEMA}.job
-       SET data = data || jsonb_build_object('parked', held.parked ${more})
-       ${HELD}`,
-      [...this.#held(claims), ...values],
-    );
-  }
-
   async #transaction<T>(run: (db: Db) => Promise<T>): Promise<T> {
     const transaction = await this.#db.beginTransaction!();
     try {
@@ -385,13 +375,12 @@ export class PostgresQueue {
     }
   }
 
-  /** The parameters of {@link HELD}. */
+  /** The parameters of {@link held}. */
   #held(claims: Claim[]): unknown[] {
     return [
       this.name,
       claims.map(({ id }) => id),
       claims.map(({ retryCount }) => retryCount),
-      claims.map(({ parked }) => parked),
     ];
   }
 
@@ -401,6 +390,33 @@ export class PostgresQueue {
       updateId.toString(16).padStart(16, "0");
     return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
   }
+}
+
+/**
+ * The jobs of claims that nobody else has by now.
+ *
+ * @param more Names of further integers of each claim
+ */
+function held(...more: string[]): string {
+  const arrays = more.map((_, i) => `, $${i + 4}::int[]`).join("");
+  return `unnest($2::uuid[], $3::int[] ${arrays})
+      AS held (${["id", "retry_count", ...more]})
+    WHERE job.name = $1 AND job.state = 'active'
+      AND (job.id, job.retry_count) = (held.id, held.retry_count)`;
+}
+
+/** How many machines have died while an update ran. */
+export function deathsOf({ retryCount, parked }: Claim): number {
+  return retryCount - parked;
+}
+
+/**
+ * How many have died of an update, for all that is known. If it was parked at very
+ * many deaths, it could also be one that ends its machine as soon as it goes on,
+ * before PostgreSQL knows that it does.
+ */
+export function suspicionOf({ retryCount, parked }: Claim): number {
+  return retryCount - Math.min(parked, MOST_PARKED);
 }
 
 /** A number in what is stored with a job. */

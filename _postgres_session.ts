@@ -4,6 +4,7 @@ import { Leadership } from "./_postgres_lead.ts";
 import { hintOf, Outage } from "./_postgres_outage.ts";
 import {
   type Db,
+  deathsOf,
   type Entry,
   HEARTBEAT_SECONDS,
   PostgresQueue,
@@ -90,16 +91,13 @@ export class Session<Y extends { update_id: number }> {
         error,
       });
     });
-    const { signal } = this.#closing;
-    const claims = this.#claims = new Claims<Y>(
-      queue,
-      outage,
-      signal,
-      (left) => {
+    const claims = this.#claims = new Claims<Y>({
+      ...{ queue, outage, witness, closing: this.#closing.signal },
+      onTold: (left) => {
         this.#waiting += left;
         this.#look();
       },
-    );
+    });
     const look = this.#look;
     const parts = { queue, claims, witness, outage, emit, look };
     this.#suspects = new Suspects(maxAttempts, parts);
@@ -145,7 +143,7 @@ export class Session<Y extends { update_id: number }> {
         { cause: error },
       );
     }
-    this.#repeating = [this.#beat(), this.#keepHouse()];
+    this.#repeating = [this.#beat(), this.#tidy(), this.#keepHouse()];
   }
 
   async lead(signal: AbortSignal): Promise<AbortSignal> {
@@ -197,7 +195,8 @@ export class Session<Y extends { update_id: number }> {
   }
 
   running(update: Y, running: boolean): void {
-    this.#outage.observe(this.#claims.park(update, !running));
+    this.#suspects.run(update, running);
+    this.#claims.park(update, !running);
   }
 
   giveBack(updates: Y[]): void {
@@ -338,7 +337,7 @@ export class Session<Y extends { update_id: number }> {
       if (this.#suspects.isGuilty(job)) {
         this.#setAside(job);
       } else if (this.#claims.has(job.update)) {
-        this.#outage.observe(this.#claims.regain(job));
+        this.#claims.regain(job);
       } else {
         this.#suspects.start(job);
         this.#claims.add(job);
@@ -350,7 +349,7 @@ export class Session<Y extends { update_id: number }> {
   }
 
   async #setAside(job: Found<Y>): Promise<void> {
-    const { update, deaths } = job;
+    const { update } = job;
     const { update_id: id } = update;
     const { signal } = this.#closing;
     try {
@@ -361,8 +360,9 @@ export class Session<Y extends { update_id: number }> {
       this.#emit({
         type: "inbox",
         level: "error",
-        message:
-          `The update ${id} is set aside, as machines died ${deaths} times while it was handled; \`release(${id})\` puts it back`,
+        message: `The update ${id} is set aside, as machines died ${
+          deathsOf(job)
+        } times while it was handled; \`release(${id})\` puts it back`,
         update,
       });
     } catch (error) {
@@ -374,7 +374,7 @@ export class Session<Y extends { update_id: number }> {
   /** Shows that this machine is alive, whatever else takes its time. */
   #beat(): Promise<void> {
     return this.#repeat(async () => {
-      const lost = await this.#claims.touch();
+      const lost = await this.#touch();
       if (lost > 0) {
         this.#emit({
           type: "inbox",
@@ -383,6 +383,30 @@ export class Session<Y extends { update_id: number }> {
             `${lost} updates that run here run on another machine, too, as this one was silent for ${HEARTBEAT_SECONDS} s`,
         });
       }
+    });
+  }
+
+  /** As a connection can hang, there are two, and no more than this is waited for. */
+  async #touch(): Promise<number> {
+    const { signal } = this.#closing;
+    const message = `PostgreSQL did not answer within ${BEAT_MS} ms`;
+    const touch = (db?: Db) =>
+      withDeadline(() => this.#claims.touch(db), BEAT_MS, message, signal);
+    const { db } = this.#witness;
+    if (db !== undefined) {
+      try {
+        return await touch(db);
+      } catch {
+        signal.throwIfAborted();
+        this.#witness.drop();
+      }
+    }
+    return await touch();
+  }
+
+  /** Does what need not be done in time. */
+  #tidy(): Promise<void> {
+    return this.#repeat(async () => {
       await this.#suspects.takeBack();
       await this.#witness.prepare();
     });

@@ -1,7 +1,12 @@
 import { onFailure } from "./_failure.ts";
 import type { Claims, Found } from "./_postgres_claims.ts";
 import type { Outage } from "./_postgres_outage.ts";
-import type { Claim, PostgresQueue } from "./_postgres_queue.ts";
+import {
+  type Claim,
+  deathsOf,
+  type PostgresQueue,
+  suspicionOf,
+} from "./_postgres_queue.ts";
 import type { Witness } from "./_postgres_witness.ts";
 import { Isolation } from "./_suspect.ts";
 import type { InboxRun } from "./inbox.ts";
@@ -31,6 +36,8 @@ export class Suspects<Y extends { update_id: number }> {
    * as whatever this machine dies of meanwhile would count against them.
    */
   #wary = false;
+  /** Whether the rest has waited for long enough until suspects can run alone. */
+  #impatient = false;
   /** By the ids of updates. */
   readonly #isolation: Isolation<number>;
   /** What the machine was about to die of. */
@@ -48,7 +55,10 @@ export class Suspects<Y extends { update_id: number }> {
   /** How many updates to claim at most, which is none while a suspect has to wait. */
   limit(most: number): number {
     if (!this.#wary) return most;
+    const isImpatient = this.#impatient;
+    this.#impatient = false;
     if (this.#isolation.canAccuse()) return 1;
+    if (isImpatient) return most;
     this.#isolation.wait();
     return 0;
   }
@@ -71,29 +81,40 @@ export class Suspects<Y extends { update_id: number }> {
   }
 
   /** Whether to set an update aside. */
-  isGuilty({ deaths, failures, alone, spared, update }: Found<Y>): boolean {
-    if (this.#parts.claims.has(update)) return false;
-    return alone && failures >= this.#maxAttempts ||
-      deaths - spared >= this.aloneFrom + this.#maxAttempts;
+  isGuilty(job: Found<Y>): boolean {
+    if (this.#parts.claims.has(job.update)) return false;
+    return job.alone && job.failures >= this.#maxAttempts ||
+      deathsOf(job) - job.spared >= this.aloneFrom + this.#maxAttempts;
   }
 
-  #isSuspect({ deaths }: Found<Y>): boolean {
-    return deaths >= this.aloneFrom;
+  #isSuspect(job: Found<Y>): boolean {
+    return suspicionOf(job) >= this.aloneFrom;
   }
 
   /** An update is about to run, by itself if it is a suspect. */
   start(job: Found<Y>): void {
-    const { deaths, update } = job;
+    const { update } = job;
     const { update_id: id } = update;
     if (!this.#isSuspect(job)) return this.#isolation.add(id);
-    this.#isolation.accuse(id, deaths - this.aloneFrom);
+    const suspicion = suspicionOf(job);
+    this.#isolation.accuse(id, suspicion - this.aloneFrom);
     this.#parts.emit({
       type: "inbox",
       level: "info",
       message:
-        `The update ${id} runs by itself for a while, as machines died ${deaths} times while it was handled`,
+        `The update ${id} runs by itself for a while, as machines died ${suspicion} times while it was handled`,
       update,
     });
+  }
+
+  /**
+   * An update is parked, or goes on. As long as it is parked, it cannot kill this
+   * machine, and need not be waited for.
+   */
+  run({ update_id }: Y, running: boolean): void {
+    if (running) return this.#isolation.add(update_id);
+    this.#isolation.delete(update_id);
+    if (this.#wary) this.#parts.look();
   }
 
   /** An update has ended, or is not going to run. */
@@ -110,10 +131,9 @@ export class Suspects<Y extends { update_id: number }> {
 
   /** What runs is not waited for any longer. */
   #outlive(suspect: number | undefined): void {
-    const { queue, claims, outage, look } = this.#parts;
-    const claim = suspect === undefined ? undefined : claims.of(suspect);
-    // Whatever this machine dies of from now on, it is not the suspect.
-    if (claim !== undefined) outage.observe(queue.spare(claim));
+    const { claims, look } = this.#parts;
+    if (suspect !== undefined) claims.spare(suspect);
+    this.#impatient = suspect === undefined;
     look();
   }
 
@@ -122,19 +142,30 @@ export class Suspects<Y extends { update_id: number }> {
     const { queue, claims, witness } = this.#parts;
     const running = claims.running();
     const failed = running.filter((claim) => !this.#failed.has(claim));
-    if (failed.length === 0) return;
+    const others = claims.changed().filter((claim) => !failed.includes(claim));
+    if (failed.length + others.length === 0) return;
     for (const claim of failed) this.#failed.add(claim);
+    const { suspect } = this.#isolation;
+    const accused = suspect === undefined ? undefined : claims.of(suspect);
     // What ran out of patience before can still be there.
-    const alone = this.#isolation.suspect !== undefined && running.length === 1;
-    witness.send((db) => queue.countFailures(failed, 1, alone, db));
+    const alone = running.length === 1 && running[0] === accused
+      ? accused
+      : undefined;
+    const failures = [...failed.map(() => 1), ...others.map(() => 0)];
+    witness.send((db) =>
+      queue.note([...failed, ...others], failures, alone, db)
+    );
   }
 
   /** The machine has lived through what it left word of. */
   async takeBack(): Promise<void> {
     const failed = [...this.#failed];
     if (failed.length === 0) return;
-    await this.#parts.queue.countFailures(failed, -1, false);
+    const { queue, claims } = this.#parts;
+    await queue.note(failed, failed.map(() => -1));
     for (const claim of failed) this.#failed.delete(claim);
+    // Which of several notes that are under way is the last one, who knows.
+    claims.retell(failed);
   }
 
   /** No failure has anything to do with this inbox any longer. */

@@ -5,8 +5,9 @@ import type { Db } from "./_postgres_queue.ts";
 const QUERY_MS = 5000;
 
 /**
- * A connection that is kept idle, so that a process that is about to end can
- * still send a statement: there is no time left to wait for the end of another.
+ * A connection that is idle but for heartbeats, so that a process that is about to
+ * end can still send a statement: there is no time left to wait for the end of
+ * another.
  */
 export class Witness {
   readonly #connectionString: string;
@@ -15,6 +16,8 @@ export class Witness {
   readonly #onMissed: (error: unknown) => void;
   #isMissed = false;
   #isClosed = false;
+  /** Set while it connects. */
+  #preparing: Promise<void> | undefined;
 
   constructor(connectionString: string, onMissed: (error: unknown) => void) {
     this.#onMissed = onMissed;
@@ -22,7 +25,12 @@ export class Witness {
   }
 
   /** Sees that there is a connection if there can be one. */
-  async prepare(): Promise<void> {
+  prepare(): Promise<void> {
+    return this.#preparing ??= this.#prepare()
+      .finally(() => this.#preparing = undefined);
+  }
+
+  async #prepare(): Promise<void> {
     if (this.#client !== undefined || this.#isClosed) return;
     try {
       this.#client = await connect(
@@ -42,12 +50,24 @@ export class Witness {
     if (this.#isClosed) await this.close();
   }
 
+  /** The connection, if there is one. */
+  get db(): Db | undefined {
+    const client = this.#client;
+    if (client === undefined) return undefined;
+    return { executeSql: (text, values) => client.query(text, values) };
+  }
+
   /** Sends a statement at once, if there is a connection. */
   send(run: (db: Db) => Promise<unknown>): void {
+    const { db } = this;
+    if (db !== undefined) run(db).catch(() => this.drop()); // it is told again
+  }
+
+  /** Gives a connection up that does not work. */
+  drop(): void {
     const client = this.#client;
-    if (client === undefined) return;
-    run({ executeSql: (text, values) => client.query(text, values) })
-      .catch(() => {}); // nobody is left to hear of it
+    this.#client = undefined;
+    client?.end().catch(() => {}); // it may have failed before
   }
 
   async close(): Promise<void> {
