@@ -80,6 +80,8 @@ export class PostgresQueue {
   /** Set while it is opened, even if nobody waits for that any longer. */
   #opening: Promise<void> | undefined;
   #isClosed = false;
+  /** Settles when the last transaction has ended; never rejects. */
+  #lastTransaction: Promise<unknown> = Promise.resolve();
 
   constructor(
     connectionString: string,
@@ -248,7 +250,8 @@ export class PostgresQueue {
   }
 
   /**
-   * Notes what is known of claims.
+   * Notes what is known of claims, and keeps them alive: {@link PostgresQueue.touch}
+   * passes over them meanwhile.
    *
    * @param failures By how many failures of this machine more they ran, in their
    * order; none if absent
@@ -262,7 +265,7 @@ export class PostgresQueue {
   ): Promise<void> {
     await db.executeSql(
       `UPDATE ${SCHEMA}.job
-       SET data = data
+       SET heartbeat_on = now(), data = data
          || jsonb_build_object('parked', held.parked, 'spared', held.spared)
          || CASE held.failures WHEN 0 THEN '{}' ELSE jsonb_build_object(
            'failures', ${stored("failures")} + held.failures,
@@ -363,7 +366,14 @@ export class PostgresQueue {
     return found;
   }
 
-  async #transaction<T>(run: (db: Db) => Promise<T>): Promise<T> {
+  /** One at a time, so that connections are left for all else. */
+  #transaction<T>(run: (db: Db) => Promise<T>): Promise<T> {
+    const result = this.#lastTransaction.then(() => this.#transact(run));
+    this.#lastTransaction = result.catch(() => {}); // whoever called hears of it
+    return result;
+  }
+
+  async #transact<T>(run: (db: Db) => Promise<T>): Promise<T> {
     const transaction = await this.#db.beginTransaction!();
     try {
       const result = await run(transaction.db);
