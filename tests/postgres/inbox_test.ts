@@ -273,16 +273,21 @@ Deno.test("the server takes the lead away from a machine that is silent", async 
   await leadership.close();
 });
 
-/** Runs code in another process, which it is to stop in the middle. */
-async function pause(
-  code: string,
-  args: string[],
-): Promise<AsyncDisposable> {
+/** Runs code in another process; "~/" stands for where the modules are. */
+function runElsewhere(code: string, ...args: string[]): Deno.ChildProcess {
   const from = import.meta.resolve("../../");
-  const child = new Deno.Command(Deno.execPath(), {
+  return new Deno.Command(Deno.execPath(), {
     args: ["eval", "--no-check", code.replaceAll("~/", from), ...args],
     env: { NODE_NO_WARNINGS: "1" },
   }).spawn();
+}
+
+/** The same with code that pauses the process in the middle of something. */
+async function pause(
+  code: string,
+  ...args: string[]
+): Promise<AsyncDisposable> {
+  const child = runElsewhere(code, ...args);
   const state = () => Deno.readTextFileSync(`/proc/${child.pid}/stat`);
   await waitUntil(() => / T /.test(state()));
   return {
@@ -300,7 +305,7 @@ Deno.test("the server takes the lead away from a machine that is silent in the m
     const leadership = new Leadership(Deno.args[0], "test", (run) => run(0));
     await leadership.acquire(new AbortController().signal);
     await leadership.write(() => Deno.kill(Deno.pid, "SIGSTOP"));`,
-    [url],
+    url,
   );
   const other = new Leadership(url, "test", (run) => run(0));
   await other.acquire(NEVER);
@@ -329,7 +334,7 @@ Deno.test("a machine that is paused while it sets an update aside keeps nothing 
       return query.apply(this, args);
     };
     await queue.setAside(job, "key");`,
-    [url],
+    url,
   );
   await using other = await openInbox(url);
   assertEquals(ids(await takeAll(other, 1)), [3]);
@@ -660,6 +665,121 @@ Deno.test("a stop that gives up an update that is parked is no death", async () 
     await waitUntil(async () => `${await parked(url)}` === "0|1");
   }
   assertEquals(await parked(url), ["0|0"]);
+});
+
+/** Opens the inbox of the tests in another process. */
+const OPEN = `
+  import { createPostgresInbox } from "~/postgres_inbox.ts";
+  const { signal } = new AbortController();
+  const connectionString = Deno.args[0];
+  const inbox = createPostgresInbox({ connectionString, key() {} });
+  await inbox.open({ botId: 1, signal, emit() {} });
+`;
+
+Deno.test("what has just been parked when a machine fails does not count that death", async () => {
+  const url = await postgres.createDatabase();
+  {
+    await using inbox = await openInbox(url);
+    await inbox.append(tiny(1, 2), NEVER);
+  }
+  const { code } = await runElsewhere(
+    `${OPEN}
+    const [parked] = await inbox.take(2, signal);
+    inbox.running(parked, false);
+    Deno.exit(1);`,
+    url,
+  ).status;
+  assertEquals(code, 1);
+  await waitUntil(async () => await readFailures(url) === "none,1");
+  assertEquals(await parked(url), ["0|1", "0|0"]);
+});
+
+Deno.test("what goes on and kills its machine at once, as it may have done before, counts that death", async () => {
+  const url = await postgres.createDatabase();
+  {
+    await using inbox = await openInbox(url);
+    await inbox.append(tiny(1), NEVER);
+  }
+  await recordDeaths(url, 1, 1);
+  const child = runElsewhere(
+    `${OPEN}
+    const [update] = await inbox.take(1, signal);
+    inbox.running(update, false);
+    setTimeout(() => {
+      inbox.running(update, true);
+      Deno.kill(Deno.pid, "SIGKILL");
+    }, 500);`,
+    url,
+  );
+  await waitUntil(async () => `${await parked(url)}` === "1|1");
+  await child.status;
+  await waitUntil(async () => `${await parked(url)}` === "1|0");
+});
+
+Deno.test("neither a suspect that is parked nor what then runs by itself counts as running alone", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url, { maxAttempts: 1 });
+  await inbox.append(tiny(1), NEVER);
+  await recordDeaths(url, 1, 1);
+  const [suspect] = await inbox.take(9, NEVER);
+  const next = inbox.take(9, NEVER);
+  await inbox.append(tiny(2), NEVER);
+  await sleep(300);
+  inbox.running!(suspect, false);
+  // As it waits, the others need not.
+  assertEquals(ids(await next), [2]);
+  failProcess();
+  const read = () =>
+    postgres.query(
+      `SELECT data->'parked', data->'spared', data->'failures', data->'alone'
+       FROM grammy_runner.job WHERE name = 'bot-1' ORDER BY id`,
+      url,
+    );
+  await waitUntil(async () => `${await read()}` === "1|0||,0|0|1|false");
+});
+
+Deno.test("an inbox does not wait for ever for the suspect of another one in its process", async () => {
+  const urls = [
+    await postgres.createDatabase(),
+    await postgres.createDatabase(),
+  ];
+  await using first = await openInbox(urls[0]);
+  await using second = await openInbox(urls[1]);
+  await first.append(tiny(1), NEVER);
+  await recordDeaths(urls[0], 1, 4);
+  const [suspect] = await first.take(9, NEVER);
+  await second.append(tiny(1), NEVER);
+  await recordDeaths(urls[1], 1, 2);
+  const next = second.take(9, NEVER);
+  await sleep(300);
+  await second.append(tiny(2), NEVER);
+  assertEquals(ids(await next), [2]);
+  // It still runs by itself.
+  const waits = second.take(9, NEVER);
+  await first.settle(suspect);
+  await second.settle((await next)[0]);
+  assertEquals(ids(await waits), [1]);
+});
+
+Deno.test("heartbeats do not wait for what is locked", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  await takeAll(inbox, 2);
+  const read = async () => (await postgres.query(
+    "SELECT heartbeat_on FROM grammy_runner.job WHERE name = 'bot-1' ORDER BY id",
+    url,
+  ));
+  const before = await read();
+  const lock = postgres.query(
+    `BEGIN; SELECT FROM grammy_runner.job WHERE data->>'json' LIKE '%:1}' FOR UPDATE;
+     SELECT pg_sleep(4); COMMIT`,
+    url,
+  );
+  await waitUntil(async () => (await read())[1] !== before[1]);
+  assertEquals((await read())[0], before[0]);
+  await lock;
+  await waitUntil(async () => (await read())[0] !== before[0]);
 });
 
 Deno.test("a machine that was taken for dead tells again what is parked", async () => {
