@@ -1,6 +1,6 @@
 import { isPassing, type Outage } from "./_postgres_outage.ts";
 import type { Claim, Db, Job, PostgresQueue } from "./_postgres_queue.ts";
-import type { Witness } from "./_postgres_witness.ts";
+import type { Hotline } from "./_postgres_hotline.ts";
 
 /**
  * How long it may take until PostgreSQL knows whether an update is parked, so that
@@ -30,7 +30,7 @@ interface Taken<Y> extends Claim {
 export interface ClaimsParts {
   queue: PostgresQueue;
   outage: Outage;
-  witness: Witness;
+  hotline: Hotline;
   /** Aborts when there is no time left to try again. */
   closing: AbortSignal;
   /** Called when others, or other updates, can run; with how many were left. */
@@ -120,8 +120,8 @@ export class Claims<Y extends { update_id: number }> {
     this.#changed.add(taken);
     if (isParked || taken.retryCount === 0) return this.#noteLater();
     // It may end this machine at once, as it may have done before.
-    const { queue, witness } = this.#parts;
-    witness.send((db) => queue.note([taken], undefined, undefined, db));
+    const { queue, hotline } = this.#parts;
+    hotline.send((db) => queue.note([taken], undefined, undefined, db));
     this.#note();
   }
 

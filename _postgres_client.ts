@@ -17,6 +17,10 @@ export const SESSION_SETTINGS = [
 export interface Client {
   // deno-lint-ignore no-explicit-any -- rows are what the statement makes them
   query(text: string, values?: unknown[]): Promise<{ rows: any[] }>;
+  on(
+    event: "notification",
+    listener: (message: { payload?: string }) => void,
+  ): unknown;
   end(): Promise<void>;
 }
 

@@ -8,7 +8,7 @@ export type { Db };
 /** The schema that holds the tables of pg-boss; no other program uses it. */
 const SCHEMA = "grammy_runner";
 /** The channel that tells all machines of new updates. */
-const CHANNEL = "grammy_runner";
+export const CHANNEL = "grammy_runner";
 
 /** After how many seconds a machine that has gone silent is taken for dead. */
 export const HEARTBEAT_SECONDS = 10;
@@ -76,7 +76,6 @@ export class PostgresQueue {
   readonly #botId: number;
   readonly #boss: PgBoss;
   readonly #db: Db;
-  #listener: { close(): Promise<void> } | undefined;
   /** Set while it is opened, even if nobody waits for that any longer. */
   #opening: Promise<void> | undefined;
   #isClosed = false;
@@ -118,12 +117,12 @@ export class PostgresQueue {
   }
 
   /** Connects, and creates whatever is missing. Can be called again if it fails. */
-  open(wake: () => void): Promise<void> {
-    return this.#opening ??= this.#open(wake)
+  open(): Promise<void> {
+    return this.#opening ??= this.#open()
       .finally(() => this.#opening = undefined);
   }
 
-  async #open(wake: () => void): Promise<void> {
+  async #open(): Promise<void> {
     await this.#boss.start();
     const { rows: [{ version, encoding }] } = await this.#db.executeSql(
       `SELECT current_setting('server_version_num')::int AS version,
@@ -153,19 +152,12 @@ export class PostgresQueue {
       // When an update is set aside is up to the inbox.
       retryLimit: 2 ** 31 - 1,
     });
-    if (this.#isClosed) return;
-    this.#listener ??= await this.#db.listen!(
-      CHANNEL,
-      (name) => name === this.name && wake(),
-      wake,
-    );
   }
 
   /** Ends without waiting for handlers; undoes an `open` that is under way. */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#opening?.catch(() => {}); // whoever opens it gets to know
-    await this.#listener?.close();
     await this.#boss.stop({ graceful: false });
   }
 

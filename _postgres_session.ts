@@ -3,6 +3,7 @@ import { Claims, type Found } from "./_postgres_claims.ts";
 import { Leadership } from "./_postgres_lead.ts";
 import { hintOf, Outage } from "./_postgres_outage.ts";
 import {
+  CHANNEL,
   type Db,
   deathsOf,
   type Entry,
@@ -10,7 +11,7 @@ import {
   PostgresQueue,
 } from "./_postgres_queue.ts";
 import { Suspects } from "./_postgres_suspects.ts";
-import { Witness } from "./_postgres_witness.ts";
+import { Hotline } from "./_postgres_hotline.ts";
 import { sleep, withDeadline } from "./_time.ts";
 import { type InboxRun, wait } from "./inbox.ts";
 
@@ -46,7 +47,7 @@ export class Session<Y extends { update_id: number }> {
   readonly #outage: Outage;
   readonly #queue: PostgresQueue;
   readonly #leadership: Leadership;
-  readonly #witness: Witness;
+  readonly #hotline: Hotline;
   readonly #claims: Claims<Y>;
   readonly #suspects: Suspects<Y>;
   /** Aborts when the inbox is closed. */
@@ -81,25 +82,29 @@ export class Session<Y extends { update_id: number }> {
       `grammy_runner/${queue.name}`,
       (run) => queue.whileBusy(run),
     );
-    const witness = this.#witness = new Witness(connectionString, (error) => {
-      if (outage.lasts) return;
-      emit({
-        type: "inbox",
-        level: "info",
-        message:
-          "There is no connection to leave word over if this machine fails, so that would count as a kill from outside",
-        error,
-      });
+    const hotline = this.#hotline = new Hotline(connectionString, CHANNEL, {
+      notified: (name) => name === queue.name && this.#look(),
+      connected: () => this.#look(),
+      missed: (error) => {
+        if (outage.lasts || this.#closing.signal.aborted) return;
+        emit({
+          type: "inbox",
+          level: "info",
+          message:
+            "There is no connection to leave word over if this machine fails, so that would count as a kill from outside",
+          error,
+        });
+      },
     });
     const claims = this.#claims = new Claims<Y>({
-      ...{ queue, outage, witness, closing: this.#closing.signal },
+      ...{ queue, outage, hotline, closing: this.#closing.signal },
       onTold: (left) => {
         this.#waiting += left;
         this.#look();
       },
     });
     const look = this.#look;
-    const parts = { queue, claims, witness, outage, emit, look };
+    const parts = { queue, claims, hotline, outage, emit, look };
     this.#suspects = new Suspects(maxAttempts, parts);
   }
 
@@ -119,7 +124,7 @@ export class Session<Y extends { update_id: number }> {
   }
 
   async #open(signal: AbortSignal): Promise<void> {
-    const start = () => this.#queue.open(this.#look);
+    const start = () => this.#queue.open();
     const message = `PostgreSQL did not answer within ${OPEN_MS} ms`;
     try {
       await this.#outage.retry(
@@ -127,11 +132,11 @@ export class Session<Y extends { update_id: number }> {
         signal,
       );
       await this.#outage.retry(() => this.#count(), signal);
-      await this.#witness.prepare();
+      await this.#hotline.prepare();
       signal.throwIfAborted();
     } catch (error) {
       this.#suspects.close();
-      const closed = Promise.all([this.#queue.close(), this.#witness.close()])
+      const closed = Promise.all([this.#queue.close(), this.#hotline.close()])
         .catch(() => {}); // the first error tells more
       signal.throwIfAborted();
       await closed;
@@ -209,7 +214,7 @@ export class Session<Y extends { update_id: number }> {
     this.#closing.abort(
       new DOMException("The inbox was closed", "AbortError"),
     );
-    const dismissed = this.#witness.close();
+    const dismissed = this.#hotline.close();
     const end = async () => {
       await this.#claiming;
       try {
@@ -392,13 +397,13 @@ export class Session<Y extends { update_id: number }> {
     const message = `PostgreSQL did not answer within ${BEAT_MS} ms`;
     const touch = (db?: Db) =>
       withDeadline(() => this.#claims.touch(db), BEAT_MS, message, signal);
-    const { db } = this.#witness;
+    const { db } = this.#hotline;
     if (db !== undefined) {
       try {
         return await touch(db);
       } catch {
         signal.throwIfAborted();
-        this.#witness.drop();
+        this.#hotline.drop();
       }
     }
     return await touch();
@@ -408,7 +413,7 @@ export class Session<Y extends { update_id: number }> {
   #tidy(): Promise<void> {
     return this.#repeat(async () => {
       await this.#suspects.takeBack();
-      await this.#witness.prepare();
+      await this.#hotline.prepare();
     });
   }
 

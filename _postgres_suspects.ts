@@ -7,7 +7,7 @@ import {
   type PostgresQueue,
   suspicionOf,
 } from "./_postgres_queue.ts";
-import type { Witness } from "./_postgres_witness.ts";
+import type { Hotline } from "./_postgres_hotline.ts";
 import { Isolation } from "./_suspect.ts";
 import type { InboxRun } from "./inbox.ts";
 
@@ -15,7 +15,7 @@ import type { InboxRun } from "./inbox.ts";
 export interface SuspectsParts<Y extends { update_id: number }> {
   queue: PostgresQueue;
   claims: Claims<Y>;
-  witness: Witness;
+  hotline: Hotline;
   outage: Outage;
   emit: InboxRun<Y>["emit"];
   /** Called when there may be something to take. */
@@ -139,7 +139,7 @@ export class Suspects<Y extends { update_id: number }> {
 
   /** Leaves word for the others, with the last thing that this machine can do. */
   #leaveWord(): void {
-    const { queue, claims, witness } = this.#parts;
+    const { queue, claims, hotline } = this.#parts;
     const running = claims.running();
     const failed = running.filter((claim) => !this.#failed.has(claim));
     const others = claims.changed().filter((claim) => !failed.includes(claim));
@@ -152,7 +152,7 @@ export class Suspects<Y extends { update_id: number }> {
       ? accused
       : undefined;
     const failures = [...failed.map(() => 1), ...others.map(() => 0)];
-    witness.send((db) =>
+    hotline.send((db) =>
       queue.note([...failed, ...others], failures, alone, db)
     );
   }

@@ -326,7 +326,7 @@ Deno.test("a machine that is paused while it sets an update aside keeps nothing 
     `import { PostgresQueue } from "~/_postgres_queue.ts";
     import pg from "npm:pg@^8.16";
     const queue = new PostgresQueue(Deno.args[0], 1, { error() {}, warning() {} });
-    await queue.open(() => {});
+    await queue.open();
     const [job] = await queue.fetch(1);
     const { query } = pg.Client.prototype;
     pg.Client.prototype.query = function (...args) {
@@ -627,7 +627,7 @@ Deno.test("suspects are counted by the deaths at which they ran, as they are tol
   const url = await postgres.createDatabase();
   await using inbox = await openInbox(url);
   const queue = new PostgresQueue(url, 1, { error() {}, warning() {} });
-  await queue.open(() => {});
+  await queue.open();
   // Deaths, how many of them while it was parked, and those that are left.
   const cases = [[1, 0, 1], [2, 0, 2], [2, 1, 1], [4, 4, 0], [6, 9, 1], [
     7,
@@ -942,10 +942,10 @@ Deno.test("a machine that fails and is then stopped takes its word back", async 
 });
 
 /** The sessions that are kept for leaving word. */
-function witnesses({ pathname }: URL): Promise<string[]> {
+function hotlinees({ pathname }: URL): Promise<string[]> {
   return postgres.query(
     `SELECT pid FROM pg_stat_activity WHERE datname = '${pathname.slice(1)}'
-     AND application_name = 'grammy_runner witness'`,
+     AND application_name = 'grammy_runner hotline'`,
   );
 }
 
@@ -955,22 +955,40 @@ Deno.test("the connection for leaving word stays, however long it is idle", asyn
     `ALTER DATABASE ${url.pathname.slice(1)} SET idle_session_timeout = 500`,
   );
   await using _inbox = await openInbox(url.href);
-  const before = await witnesses(url);
+  const before = await hotlinees(url);
   assertEquals(before.length, 1);
   await sleep(1500);
-  assertEquals(await witnesses(url), before);
+  assertEquals(await hotlinees(url), before);
+});
+
+Deno.test("a server that ends all connections while an inbox is closed does no harm", async () => {
+  const url = await postgres.createDatabase();
+  await using proxy = new Proxy(url);
+  for (let ms = 0; ms <= 200; ms += 20) {
+    proxy.latency = 1;
+    const inbox = await openInbox(proxy.url);
+    await inbox.lead!(NEVER);
+    proxy.latency = 30;
+    const closed = inbox.close();
+    await sleep(ms);
+    await postgres.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+       WHERE datname = '${new URL(url).pathname.slice(1)}'`,
+    );
+    await closed;
+  }
 });
 
 Deno.test("an inbox works where there is no connection left for leaving word", async () => {
   const url = new URL(await postgres.createDatabase());
   const name = url.pathname.slice(1);
-  await postgres.query(`CREATE ROLE few LOGIN CONNECTION LIMIT 3`);
+  await postgres.query(`CREATE ROLE few LOGIN CONNECTION LIMIT 2`);
   await postgres.query(`GRANT CREATE ON DATABASE ${name} TO few`);
   url.username = "few";
   await using inbox = await openInbox(url.href);
   assertEquals(levels(inbox.events), ["info"]);
   await postgres.query("ALTER ROLE few CONNECTION LIMIT 9");
-  await waitUntil(async () => (await witnesses(url)).length === 1);
+  await waitUntil(async () => (await hotlinees(url)).length === 1);
   await inbox.append(tiny(1), NEVER);
   assertEquals(ids(await inbox.take(1, NEVER)), [1]);
   assertEquals(levels(inbox.events), ["info"]);

@@ -4,24 +4,39 @@ import type { Db } from "./_postgres_queue.ts";
 /** How long a statement may take. */
 const QUERY_MS = 5000;
 
+/** Whom a {@link Hotline} calls. */
+export interface HotlineListener {
+  /** Another machine has notified the channel. */
+  notified(payload: string): void;
+  /** There is a connection again: what was notified before may have been missed. */
+  connected(): void;
+  /** Something keeps it from connecting; called once. */
+  missed(error: unknown): void;
+}
+
 /**
- * A connection that is idle but for heartbeats, so that a process that is about to
- * end can still send a statement: there is no time left to wait for the end of
- * another.
+ * A connection for what must not wait: heartbeats, what other machines notify, and
+ * the last words of a process that is about to end, which has no time to wait for
+ * the end of another statement.
  */
-export class Witness {
+export class Hotline {
   readonly #connectionString: string;
+  readonly #channel: string;
+  readonly #listener: HotlineListener;
   #client: Client | undefined;
-  /** Told of what keeps it from connecting, once. */
-  readonly #onMissed: (error: unknown) => void;
   #isMissed = false;
   #isClosed = false;
   /** Set while it connects. */
   #preparing: Promise<void> | undefined;
 
-  constructor(connectionString: string, onMissed: (error: unknown) => void) {
-    this.#onMissed = onMissed;
+  constructor(
+    connectionString: string,
+    channel: string,
+    listener: HotlineListener,
+  ) {
     this.#connectionString = connectionString;
+    this.#channel = channel;
+    this.#listener = listener;
   }
 
   /** Sees that there is a connection if there can be one. */
@@ -33,18 +48,25 @@ export class Witness {
   async #prepare(): Promise<void> {
     if (this.#client !== undefined || this.#isClosed) return;
     try {
-      this.#client = await connect(
+      const client = await connect(
         this.#connectionString,
-        "witness",
+        "hotline",
         QUERY_MS,
         0,
         (client) => {
           if (this.#client === client) this.#client = undefined;
         },
       );
+      this.#client = client;
+      client.on("notification", ({ payload = "" }) => {
+        this.#listener.notified(payload);
+      });
+      await client.query(`LISTEN ${this.#channel}`);
       this.#isMissed = false;
+      this.#listener.connected();
     } catch (error) {
-      if (!this.#isMissed) this.#onMissed(error);
+      this.drop();
+      if (!this.#isMissed) this.#listener.missed(error);
       this.#isMissed = true;
     }
     if (this.#isClosed) await this.close();
