@@ -1,7 +1,8 @@
 /**
  * Runs an example by its name. If BOT_TOKEN is not set, the example talks to a
- * local Bot API server, where a few simulated people write to it, and to a
- * PostgreSQL server of its own if it wants one. With BOT_TOKEN, set DATABASE_URL.
+ * local Bot API server, where a few simulated people write to it. The one that
+ * wants PostgreSQL gets a server of its own, unless DATABASE_URL or BOT_TOKEN is
+ * set.
  */
 import { type BotApiServer, startBotApiServer } from "../testing.ts";
 import { PostgresServer } from "./postgres.ts";
@@ -36,8 +37,12 @@ if (Deno.env.get("BOT_TOKEN")) {
 console.log(
   `Running the example ${name} on a local server; set BOT_TOKEN to run it on Telegram`,
 );
-await using server = await startBotApiServer({ latencyMilliseconds: 50 });
-await using postgres = name === "many_machines"
+await using server = await startBotApiServer({
+  latencyMilliseconds: 50,
+  // A new bot each time: a database would take its updates for known ones.
+  token: `${Date.now()}:local-example`,
+});
+await using postgres = name === "many_machines" && !Deno.env.get("DATABASE_URL")
   ? await PostgresServer.start()
   : undefined;
 const example = start({

@@ -56,19 +56,21 @@ export class PostgresServer implements AsyncDisposable {
 
   /** Sends a signal to the server; waits for its end if that is one to end it. */
   async kill(signal: Deno.Signal): Promise<void> {
-    this.#process!.kill(signal);
-    if (signal !== "SIGSTOP" && signal !== "SIGCONT") {
-      await this.#process!.status;
-      this.#process = undefined;
-    }
+    const process = this.#process!;
+    process.kill(signal);
+    if (signal === "SIGSTOP" || signal === "SIGCONT") return;
+    await process.status;
+    this.#process = undefined;
   }
 
   /** Starts the server again after its end. */
   async restart(): Promise<void> {
     for (let tries = 0;; tries++) {
       // What a killed server leaves behind can keep the next one from starting.
-      this.#process = new Deno.Command(`${this.bin}/postgres`, {
+      // In a session of its own, it does not end when Ctrl-C ends its users.
+      const process = new Deno.Command("setsid", {
         args: [
+          `${this.bin}/postgres`,
           ...["-D", this.dir, "-p", `${this.port}`, "-h", "127.0.0.1"],
           ...["-k", "", "-c", "fsync=off"],
         ],
@@ -77,9 +79,11 @@ export class PostgresServer implements AsyncDisposable {
         stdout: "null",
         stderr: "null",
       }).spawn();
-      let ended = false;
-      this.#process.status.then(() => ended = true);
-      while (!ended) {
+      this.#process = process;
+      process.status.then(() => {
+        if (this.#process === process) this.#process = undefined;
+      });
+      while (this.#process === process) {
         if (await this.#answers()) return;
         await new Promise((resolve) => setTimeout(resolve, 50));
       }
