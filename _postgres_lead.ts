@@ -27,6 +27,8 @@ export class Leadership {
   readonly #lock: string;
   /** Calls a function while another connection keeps its session busy. */
   readonly #whileBusy: WhileBusy;
+  /** Called when this machine leads after it has waited for another one. */
+  readonly #onTakeover: () => void;
   #client: Client | undefined;
   /** The session of the client calls itself so. */
   #session = "";
@@ -38,10 +40,12 @@ export class Leadership {
     connectionString: string,
     lock: string,
     whileBusy: WhileBusy,
+    onTakeover: () => void = () => {},
   ) {
     this.#connectionString = connectionString;
     this.#lock = lock;
     this.#whileBusy = whileBusy;
+    this.#onTakeover = onTakeover;
   }
 
   /** Whether this machine leads. */
@@ -51,7 +55,7 @@ export class Leadership {
 
   /** Waits until this machine leads. Rejects if PostgreSQL cannot be reached. */
   async acquire(signal: AbortSignal): Promise<AbortSignal> {
-    while (this.#term === undefined) {
+    for (let tries = 1; this.#term === undefined; tries++) {
       signal.throwIfAborted();
       const client = this.#client ?? await this.#connect(signal);
       try {
@@ -62,7 +66,10 @@ export class Leadership {
         if (rows[0].locked) {
           if (!await this.#isLeading(client)) throw transactionPooler();
           // The connection may have ended, or another call have got it, meanwhile.
-          if (this.#client === client && !this.leads) this.#begin(client);
+          if (this.#client === client && !this.leads) {
+            this.#begin(client);
+            if (tries > 1) this.#onTakeover();
+          }
         }
       } catch (error) {
         this.lose();

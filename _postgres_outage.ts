@@ -13,8 +13,8 @@ const READ_ONLY = "25006";
 /** The class of SQLSTATE of transactions that were in each other's way. */
 const CONFLICT = "40";
 
-/** The SQLSTATE with which the server ends a transaction in which nothing happens. */
-const IDLE_IN_TRANSACTION = "25P03";
+/** The SQLSTATEs with which the server ends what has been silent for too long. */
+const SILENT = ["25P03", "57P05"];
 
 /**
  * The classes of SQLSTATE that tell of a server that is busy, starting, ending or
@@ -22,7 +22,7 @@ const IDLE_IN_TRANSACTION = "25P03";
  */
 const PASSING = [
   ...["08", "53", "57", "58", CONFLICT],
-  ...[READ_ONLY, IDLE_IN_TRANSACTION, "55P03"],
+  ...[READ_ONLY, ...SILENT, "55P03"],
 ];
 
 /** What the driver says of settings that never work, and what is wrong with them. */
@@ -95,11 +95,13 @@ export class Outage {
 
   /** Something failed in a way that passes. */
   failed(error: unknown): void {
-    if (codeOf(error)?.startsWith(CONFLICT)) return; // nothing is lost
+    const code = codeOf(error) ?? "";
+    // PostgreSQL is not lost.
+    if (code.startsWith(CONFLICT) || SILENT.includes(code)) return;
     this.#lastFailure = Date.now();
     if (this.#since !== undefined) return;
     this.#since = Date.now();
-    const what = codeOf(error) === READ_ONLY
+    const what = code === READ_ONLY
       ? "PostgreSQL is read-only, as a standby is. Nothing is fetched until it can be written to"
       : "PostgreSQL cannot be reached. Nothing is fetched until it can";
     this.emit({

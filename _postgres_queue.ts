@@ -109,7 +109,10 @@ export class PostgresQueue {
     };
     this.#boss = new PgBoss(options);
     // What is closed while it connects has nothing to tell.
-    this.#boss.on("error", (error) => this.#isClosed || on.error(error));
+    this.#boss.on(
+      "error",
+      (error) => this.#isClosed || on.error(toError(error)),
+    );
     this.#boss.on("warning", ({ message }) => on.warning(message));
     this.#db = this.#boss.getDb();
     // Done at once, as there is no connection yet.
@@ -419,6 +422,13 @@ export function deathsOf({ retryCount, parked }: Claim): number {
  */
 export function suspicionOf({ retryCount, parked }: Claim): number {
   return retryCount - Math.min(parked, MOST_PARKED);
+}
+
+/** pg-boss copies errors now and then, and forgets that they are ones. */
+function toError(error: unknown): Error {
+  if (error instanceof Error) return error;
+  const { message } = (error ?? {}) as { message?: string };
+  return new Error(message ?? String(error), { cause: error });
 }
 
 /** A number in what is stored with a job. */

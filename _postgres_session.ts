@@ -81,6 +81,8 @@ export class Session<Y extends { update_id: number }> {
       connectionString,
       `grammy_runner/${queue.name}`,
       (run) => queue.whileBusy(run),
+      () =>
+        this.#tellNews("This machine fetches now, as another one does no more"),
     );
     const hotline = this.#hotline = new Hotline(connectionString, CHANNEL, {
       notified: (name) => name === queue.name && this.#look(),
@@ -338,6 +340,12 @@ export class Session<Y extends { update_id: number }> {
 
   #handOut(jobs: Found<Y>[]): Y[] {
     const updates: Y[] = [];
+    const again = jobs.filter((job) => this.#runsAgain(job)).length;
+    if (again > 0) {
+      this.#tellNews(
+        `Updates run again, as the machines that had them died or were silent for ${HEARTBEAT_SECONDS} s: ${again}`,
+      );
+    }
     for (const job of jobs) {
       if (this.#suspects.isGuilty(job)) {
         this.#setAside(job);
@@ -351,6 +359,16 @@ export class Session<Y extends { update_id: number }> {
     }
     this.#tellRoom();
     return updates;
+  }
+
+  /** Whether nothing else tells why an update is taken again. */
+  #runsAgain(job: Found<Y>): boolean {
+    return job.retryCount > 0 && !this.#claims.has(job.update) &&
+      !this.#suspects.isGuilty(job) && !this.#suspects.isSuspect(job);
+  }
+
+  #tellNews(message: string): void {
+    this.#emit({ type: "inbox", level: "info", message });
   }
 
   async #setAside(job: Found<Y>): Promise<void> {

@@ -69,7 +69,7 @@ export class Suspects<Y extends { update_id: number }> {
    */
   async leave(jobs: Found<Y>[]): Promise<Found<Y>[]> {
     const suspects = jobs.filter((job) =>
-      this.#isSuspect(job) && !this.isGuilty(job) &&
+      this.isSuspect(job) && !this.isGuilty(job) &&
       !this.#parts.claims.has(job.update)
     );
     const canRunAlone = jobs.length === 1 && this.#isolation.canAccuse();
@@ -87,7 +87,8 @@ export class Suspects<Y extends { update_id: number }> {
       deathsOf(job) - job.spared >= this.aloneFrom + this.#maxAttempts;
   }
 
-  #isSuspect(job: Found<Y>): boolean {
+  /** Whether an update has to run by itself, unless it is guilty. */
+  isSuspect(job: Found<Y>): boolean {
     return suspicionOf(job) >= this.aloneFrom;
   }
 
@@ -95,7 +96,7 @@ export class Suspects<Y extends { update_id: number }> {
   start(job: Found<Y>): void {
     const { update } = job;
     const { update_id: id } = update;
-    if (!this.#isSuspect(job)) return this.#isolation.add(id);
+    if (!this.isSuspect(job)) return this.#isolation.add(id);
     const suspicion = suspicionOf(job);
     this.#isolation.accuse(id, suspicion - this.aloneFrom);
     this.#parts.emit({

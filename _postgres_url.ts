@@ -17,7 +17,12 @@ export function isPostgresUrl(value: unknown): value is string {
   try {
     new pg.Client({ connectionString: value });
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    const { syscall, message } = error as { syscall?: string } & Error;
+    if (syscall === undefined) return false;
+    throw new TypeError(
+      `Cannot create inbox: connectionString must name files that can be read: ${message}`,
+      { cause: error },
+    );
   }
 }

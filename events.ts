@@ -365,7 +365,6 @@ export function logEvent(event: RunnerEvent): void {
       log("The runner stops because of an error:", event.error);
       break;
     case "inbox":
-      if (event.level !== "error") break;
       if (event.error === undefined) log(event.message);
       else log(event.message, event.error);
       break;

@@ -1,3 +1,4 @@
+import { checkCount } from "./_check.ts";
 import type { RunnerEvent } from "./events.ts";
 
 /**
@@ -182,16 +183,7 @@ export function createMemoryInbox<Y>(
   options: MemoryInboxOptions = {},
 ): UpdateInbox<Y> {
   const { lookahead = 100 } = options;
-  if (typeof lookahead !== "number") {
-    throw new TypeError(
-      `Cannot create inbox: lookahead must be a number: received ${lookahead}`,
-    );
-  }
-  if (!(Number.isInteger(lookahead) && lookahead >= 1)) {
-    throw new RangeError(
-      `Cannot create inbox: lookahead must be an integer of at least 1: received ${lookahead}`,
-    );
-  }
+  checkCount("lookahead", lookahead, 1);
   return new MemoryInbox(lookahead);
 }
 

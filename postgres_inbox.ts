@@ -16,6 +16,7 @@
  *
  * @module
  */
+import { checkCount } from "./_check.ts";
 import { keyOf } from "./_key.ts";
 import { Session, type Settings } from "./_postgres_session.ts";
 import { isPostgresUrl } from "./_postgres_url.ts";
@@ -173,11 +174,8 @@ export function createPostgresInbox<Y extends { update_id: number }>(
   } = options ?? {} as Partial<PostgresInboxOptions<Y>>;
   if (!isPostgresUrl(connectionString)) {
     throw new TypeError(
-      // It can hold a password.
       `Cannot create inbox: connectionString must start with postgres:// or postgresql:// and be a valid URL, with special characters in the password percent-encoded: received ${
-        typeof connectionString === "string"
-          ? "another string"
-          : connectionString
+        describe(connectionString)
       }`,
     );
   }
@@ -186,16 +184,19 @@ export function createPostgresInbox<Y extends { update_id: number }>(
       `Cannot create inbox: key must be a function: received ${key}`,
     );
   }
-  checkCount("maxBacklog", maxBacklog);
-  checkCount("maxAttempts", maxAttempts);
+  checkCount("maxBacklog", maxBacklog, 1);
+  checkCount("maxAttempts", maxAttempts, 1);
   return new QueueInbox({ connectionString, key, maxBacklog, maxAttempts });
 }
 
-function checkCount(name: string, value: number): void {
-  if (Number.isInteger(value) && value >= 1) return;
-  throw new RangeError(
-    `Cannot create inbox: ${name} must be an integer of at least 1: received ${value}`,
-  );
+/** What was received instead of a URL, without the password that can be in it. */
+function describe(value: unknown): string {
+  if (value === undefined) {
+    return "undefined, is the environment variable set?";
+  }
+  return typeof value === "string"
+    ? "another string"
+    : `something of the type ${typeof value}`;
 }
 
 class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
@@ -281,7 +282,9 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
   async release(id: number): Promise<boolean> {
     if (typeof id !== "number") {
       throw new TypeError(
-        `Cannot release update: id must be a number: received ${id}`,
+        `Cannot release update: id must be a number: received ${
+          JSON.stringify(id)
+        }`,
       );
     }
     if (!(Number.isSafeInteger(id) && id >= 0)) {

@@ -17,6 +17,7 @@
  */
 import { fileURLToPath } from "node:url";
 import type { DatabaseSync } from "node:sqlite";
+import { checkCount } from "./_check.ts";
 import { onFailure } from "./_failure.ts";
 import { closeInboxFile, openInboxFile } from "./_sqlite_file.ts";
 import {
@@ -140,7 +141,7 @@ export interface SqliteInbox<Y> extends UpdateInbox<Y> {
  * @param options Further options
  * @returns A new inbox, to be used by one runner
  * @throws {RangeError} If an option is out of bounds
- * @throws {TypeError} If the path is none
+ * @throws {TypeError} If the path is none, or an option is of the wrong type
  *
  * @example
  * ```ts
@@ -188,13 +189,6 @@ export function createSqliteInbox<Y extends { update_id: number }>(
     maxAttempts,
     tombstones,
   });
-}
-
-function checkCount(name: string, value: number, least: number): void {
-  if (Number.isInteger(value) && value >= least) return;
-  throw new RangeError(
-    `Cannot create inbox: ${name} must be an integer of at least ${least}: received ${value}`,
-  );
 }
 
 /** How long an end may go unrecorded; what ended since runs again after a crash. */

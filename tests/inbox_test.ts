@@ -70,6 +70,9 @@ for (const [lookahead, type] of bad) {
       type,
       "lookahead must be ",
     );
-    assert(error.message.endsWith(`received ${lookahead}`), error.message);
+    const received = typeof lookahead === "string"
+      ? JSON.stringify(lookahead)
+      : lookahead;
+    assert(error.message.endsWith(`received ${received}`), error.message);
   });
 }

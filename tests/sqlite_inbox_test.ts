@@ -256,7 +256,12 @@ Deno.test("bad options and updates are refused", async () => {
   const bad = (options: unknown, path: unknown = "x.db") => () =>
     createSqliteInbox(path as string, options as SqliteInboxOptions);
   for (const name of ["lookahead", "maxAttempts"]) {
-    for (const value of [0, -1, 1.5, NaN, Infinity, "5"]) {
+    assertThrows(
+      bad({ [name]: "5" }),
+      TypeError,
+      `${name} must be a number: received "5"`,
+    );
+    for (const value of [0, -1, 1.5, NaN, Infinity]) {
       assertThrows(
         bad({ [name]: value }),
         RangeError,

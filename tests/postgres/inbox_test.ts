@@ -94,13 +94,30 @@ Deno.test("bad options are refused with what is wrong about them", () => {
   assertThrows(
     create({ connectionString: undefined }),
     TypeError,
-    "received undefined",
+    "received undefined, is the environment variable set?",
   );
   for (const none of [undefined, null]) {
     assertThrows(create(none), TypeError, "received undefined");
   }
   assertThrows(create({ connectionString, key: "chat" }), TypeError, "key");
-  for (const bad of [0, -1, 1.5, NaN, Infinity, "5"]) {
+  assertThrows(
+    create({ connectionString: new URL("postgres://me:secret@127.0.0.1/x") }),
+    TypeError,
+    "received something of the type object",
+  );
+  assertThrows(
+    create({ connectionString: `${connectionString}?sslrootcert=/none.pem` }),
+    TypeError,
+    "connectionString must name files that can be read: ENOENT",
+  );
+  for (const name of ["maxBacklog", "maxAttempts"]) {
+    assertThrows(
+      create({ connectionString, [name]: "5" }),
+      TypeError,
+      `${name} must be a number: received "5"`,
+    );
+  }
+  for (const bad of [0, -1, 1.5, NaN, Infinity]) {
     for (const name of ["maxBacklog", "maxAttempts"]) {
       assertThrows(
         create({ connectionString, [name]: bad }),
@@ -453,7 +470,7 @@ Deno.test("ids that cannot be ones are not released", async () => {
     await assertRejects(
       () => inbox.release(bad as never),
       TypeError,
-      `id must be a number: received ${bad}`,
+      `id must be a number: received ${JSON.stringify(bad)}`,
     );
   }
 });
