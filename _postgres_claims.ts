@@ -1,5 +1,11 @@
 import { isPassing, type Outage } from "./_postgres_outage.ts";
-import type { Claim, Db, Job, PostgresQueue } from "./_postgres_queue.ts";
+import {
+  type Claim,
+  type Db,
+  HEARTBEAT_SECONDS,
+  type Job,
+  type PostgresQueue,
+} from "./_postgres_queue.ts";
 import type { Hotline } from "./_postgres_hotline.ts";
 
 /**
@@ -22,6 +28,7 @@ interface Taken<Y> extends Claim {
   isSpared: boolean;
   /** Others have it, as this machine was taken for dead. */
   lost: boolean;
+  claimedAt: number;
   /** What PostgreSQL knows, `undefined` if that is not certain. */
   known: { parked: number; spared: number } | undefined;
 }
@@ -49,6 +56,8 @@ export class Claims<Y extends { update_id: number }> {
   /** Whether it has to be told of that now. */
   #isDue = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** When all claims were last kept alive. */
+  #touchedAt = 0;
   readonly #ended = new Set<Claim>();
   readonly #unwanted = new Set<Claim>();
   /** Set while PostgreSQL is being told. */
@@ -88,11 +97,20 @@ export class Claims<Y extends { update_id: number }> {
     return this.#underWay.has(update_id);
   }
 
+  /** Whether others cannot have an update that is under way here. */
+  isHeld({ update_id }: Y): boolean {
+    const taken = this.#underWay.get(update_id);
+    if (taken === undefined || taken.lost) return false;
+    const at = Math.max(taken.claimedAt, this.#touchedAt);
+    return Date.now() - at < HEARTBEAT_SECONDS * 1000;
+  }
+
   /** An update is about to run. */
   add({ id, retryCount, parked, spared, update }: Found<Y>): void {
     this.#underWay.set(update.update_id, {
       ...{ id, retryCount, parked, spared, update },
       ...{ isParked: false, isSpared: false, lost: false },
+      claimedAt: Date.now(),
       known: { parked, spared },
     });
   }
@@ -103,8 +121,10 @@ export class Claims<Y extends { update_id: number }> {
    */
   regain({ retryCount, parked, spared, update }: Found<Y>): void {
     const taken = this.#underWay.get(update.update_id)!;
-    const known = { parked, spared };
-    Object.assign(taken, { retryCount, parked, spared, known, lost: false });
+    Object.assign(taken, {
+      ...{ retryCount, parked, spared, lost: false },
+      ...{ known: { parked, spared }, claimedAt: Date.now() },
+    });
     if (taken.isParked) taken.parked++;
     if (taken.isSpared) taken.spared++;
     this.#changed.add(taken);
@@ -176,7 +196,9 @@ export class Claims<Y extends { update_id: number }> {
     const claims = [...this.#held(), ...this.#ended]
       .map((claim) => ({ ...claim }));
     if (claims.length === 0) return 0;
+    const now = Date.now();
     const held = await this.#parts.queue.touch(claims, db);
+    this.#touchedAt = now;
     const gone = new Map(
       claims.filter(({ id }) => !held.has(id))
         .map(({ id, retryCount }) => [id, retryCount]),

@@ -201,9 +201,15 @@ export class Session<Y extends { update_id: number }> {
     return this.#claims.settle(update);
   }
 
-  running(update: Y, running: boolean): void {
+  running(update: Y, running: boolean): boolean {
+    // It has not started here yet, so it need not run twice.
+    if (running && !this.#claims.isHeld(update)) {
+      this.giveBack([update]);
+      return false;
+    }
     this.#suspects.run(update, running);
     this.#claims.park(update, !running);
+    return true;
   }
 
   giveBack(updates: Y[]): void {

@@ -87,13 +87,13 @@ export class Run<Y> implements TaskObserver<Y> {
 
   /** Set iff the inbox wants to hear of it. */
   readonly parked: ((update: Y) => void) | undefined;
-  readonly resumed: ((update: Y) => void) | undefined;
+  readonly resumed: ((update: Y) => boolean) | undefined;
 
   constructor(parts: RunParts<Y>, previous: Run<Y> | undefined) {
     this.#parts = parts;
     this.#previous = previous?.over ? undefined : previous;
     if (parts.inbox.running !== undefined) {
-      this.parked = (update) => this.#tellRunning(update, false);
+      this.parked = (update) => void this.#tellRunning(update, false);
       this.resumed = (update) => this.#tellRunning(update, true);
     }
     this.done = this.#main();
@@ -483,15 +483,23 @@ export class Run<Y> implements TaskObserver<Y> {
     } catch (error) {
       this.#fail(error);
     }
+    this.#noteEnd();
+  }
+
+  #noteEnd(): void {
     if (--this.#outstanding === 0) this.#wakeDrained?.();
   }
 
-  #tellRunning(update: Y, running: boolean): void {
+  /** Returns whether the update may go on. */
+  #tellRunning(update: Y, running: boolean): boolean {
     try {
-      this.#parts.inbox.running!(update, running);
+      if (this.#parts.inbox.running!(update, running) !== false) return true;
     } catch (error) {
       this.#fail(error);
+      return true;
     }
+    this.#noteEnd();
+    return false;
   }
 
   /** Waits until all updates under way have ended, or the signal aborts. */

@@ -119,8 +119,11 @@ export interface UpdateInbox<Y> {
    * `sequentialize` does, or is about to go on. It counts as running from `take`
    * on. Only for inboxes that want to know what was running when the process
    * died; must be quick, and is called between `take` and `settle`.
+   *
+   * @returns `false` if the update must not go on, as another process has it by
+   * now; it is not settled then
    */
-  running?(update: Y, running: boolean): void;
+  running?(update: Y, running: boolean): boolean | void;
   /**
    * Updates that were taken will not be started: the run stops. They stay
    * unfinished, as all others at `close`, but other processes may take them now.

@@ -254,8 +254,8 @@ class QueueInbox<Y extends { update_id: number }> implements PostgresInbox<Y> {
     return this.#session?.settle(update);
   }
 
-  running(update: Y, running: boolean): void {
-    this.#session?.running(update, running);
+  running(update: Y, running: boolean): boolean | void {
+    return this.#session?.running(update, running);
   }
 
   giveBack(updates: Y[]): void {

@@ -151,8 +151,11 @@ export interface TaskObserver<Y> {
   emit?(event: WorkerEvent): void;
   /** The task of an element gave up its slot. */
   parked?(elem: Y): void;
-  /** The task of an element has its slot back, and is about to go on. */
-  resumed?(elem: Y): void;
+  /**
+   * The task of an element has its slot back, and is about to go on. It is given
+   * up instead if this returns `false`: somebody else has the element by now.
+   */
+  resumed?(elem: Y): boolean | void;
 }
 
 /**
@@ -558,23 +561,29 @@ export class DecayingDeque<Y, R = unknown> {
     const tasks = this.#tasks()
       .filter((task) => observer === undefined || task.observer === observer);
     for (const task of tasks) {
-      const extras = task.more();
-      extras.abandoned ??= reason;
       if (task.list === this.#running) {
+        task.more().abandoned ??= reason;
         running.push(task.elem);
       } else {
         parked.push(task.elem);
-        task.list!.remove(task);
-        const waiting = extras.waiting!;
-        extras.waiting = undefined;
-        waiting.promise.catch(() => {}); // perhaps nobody awaits it
-        waiting.reject(reason);
+        this.#giveUp(task, reason);
       }
     }
     // Listeners of signals are foreign code: only now is the queue in order.
     for (const task of tasks) task.abort(reason);
     this.#serve();
     return { running, parked };
+  }
+
+  /** Lets a task that waits never get its slot back. */
+  #giveUp(task: Task<Y, R>, reason: DOMException): void {
+    const extras = task.more();
+    extras.abandoned ??= reason;
+    task.list!.remove(task);
+    const waiting = extras.waiting!;
+    extras.waiting = undefined;
+    waiting.promise.catch(() => {}); // perhaps nobody awaits it
+    waiting.reject(reason);
   }
 
   #tasks(): Task<Y, R>[] {
@@ -710,11 +719,17 @@ export class DecayingDeque<Y, R = unknown> {
       this.#resuming.head !== null && this.running < this.concurrency
     ) {
       const task = this.#resuming.head;
+      if (task.observer?.resumed?.(task.elem) === false) {
+        const message = "Another process has the update by now";
+        const reason = new DOMException(message, "AbortError");
+        this.#giveUp(task, reason);
+        task.abort(reason);
+        continue;
+      }
       this.#resuming.remove(task);
       this.#book(task, "parkedMs");
       this.#running.push(task);
       this.#startTimer();
-      task.observer?.resumed?.(task.elem);
       task.extras!.waiting!.resolve();
       task.extras!.waiting = undefined;
     }

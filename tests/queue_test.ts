@@ -817,7 +817,7 @@ Deno.test("observer hears of slots that its tasks give up and get back, and of e
   queue.add([0], {
     ...observer,
     parked: (elem) => heard.push(`parked ${elem}`),
-    resumed: (elem) => heard.push(`resumed ${elem}`),
+    resumed: (elem) => void heard.push(`resumed ${elem}`),
     emit: (event) => heard.push(event),
   });
   slots[0].emit!(event);
@@ -828,6 +828,25 @@ Deno.test("observer hears of slots that its tasks give up and get back, and of e
   tasks[1].resolve();
   await settle();
   assertEquals(heard, [event, "parked 0", "resumed 0"]);
+});
+
+Deno.test("a task whose element somebody else has by now never gets its slot back", async () => {
+  const { queue, tasks, slots, observer } = setup({ concurrency: 1 });
+  queue.add([0], { ...observer, resumed: () => false });
+  queue.add([1]);
+  const { signal } = slots[0];
+  const waiting = slots[0].park();
+  slots[0].resume();
+  assertEquals(queue.pendingTasks(), [0, 1]);
+  tasks[1].resolve();
+  const error = await assertRejects(() => waiting, DOMException);
+  assertEquals([error.name, signal.aborted], ["AbortError", true]);
+  await settle();
+  assertEquals([queue.pendingTasks(), queue.room], [[], 1]);
+  // Nobody hears of its end.
+  tasks[0].reject(error);
+  await settle();
+  assertEquals(queue.pendingTasks(), []);
 });
 
 Deno.test("no timer is left while all tasks are parked", () => {

@@ -5,13 +5,16 @@ import { setImmediate } from "node:timers";
 import type { Update } from "../deps.ts";
 import {
   createConcurrentSink,
+  createMemoryInbox,
   createRunner,
   createSource,
+  run,
   type RunnerEvent,
+  sequentialize,
   type UpdateInbox,
   type UpdateSink,
 } from "../mod.ts";
-import { Deferred } from "./_bot.ts";
+import { createBot, Deferred, pushTexts, startServer, until } from "./_bot.ts";
 import { DurableInbox } from "./_inbox.ts";
 
 function updates(...ids: number[]): Update[] {
@@ -183,4 +186,36 @@ Deno.test("a run that waits for the room of another one can be given up", async 
   await first.arrive();
   await ended;
   assertEquals(first.seen, [1, 2]);
+});
+
+Deno.test("an update that another process has by now is given up, and no stop waits for it", async () => {
+  await using server = await startServer();
+  const [first, second] = pushTexts(server, 2).map((u) => u.update_id);
+  const settled: number[] = [];
+  const inner = createMemoryInbox<Update>();
+  const inbox: UpdateInbox<Update> = {
+    durable: inner.durable,
+    open: (run) => inner.open(run),
+    append: (updates, signal) => inner.append(updates, signal),
+    take: (limit, signal) => inner.take(limit, signal),
+    running: ({ update_id }, running) => !running || update_id !== second,
+    settle: ({ update_id }) => void settled.push(update_id),
+    close: () => inner.close(),
+  };
+  const bot = createBot(server);
+  const errors: unknown[] = [];
+  bot.catch((error) => void errors.push(error));
+  bot.use(sequentialize());
+  const gate = new Deferred();
+  const seen: number[] = [];
+  bot.use(async (ctx) => {
+    seen.push(ctx.update.update_id);
+    await gate.promise;
+  });
+  const handle = run(bot, { inbox });
+  await until(() => handle.stats().parked === 1);
+  gate.resolve();
+  await until(() => handle.size() === 0);
+  await handle.stop();
+  assertEquals([seen, settled, errors], [[first], [first], []]);
 });

@@ -799,6 +799,37 @@ Deno.test("heartbeats do not wait for what is locked", async () => {
   await waitUntil(async () => (await read())[0] !== before[0]);
 });
 
+Deno.test("what waits on a machine that was taken for dead does not start there", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1, 2), NEVER);
+  const [lost, held] = await takeAll(inbox, 2);
+  for (const update of [lost, held]) inbox.running!(update, false);
+  await postgres.query(
+    `UPDATE grammy_runner.job SET state = 'retry' WHERE data->>'json' LIKE '%:1}'`,
+    url,
+  );
+  await waitUntil(() => levels(inbox.events).includes("error"));
+  assertEquals(inbox.running!(lost, true), false);
+  assertEquals(inbox.running!(held, true), true);
+  // It can start anew here as well as elsewhere.
+  assertEquals(ids(await takeAll(inbox, 1)), [1]);
+});
+
+Deno.test("what waits on a machine that was silent for too long does not start there before it is free for others", async () => {
+  const url = await postgres.createDatabase();
+  await using proxy = new Proxy(url);
+  await using inbox = await openInbox(proxy.url);
+  await inbox.append(tiny(1), NEVER);
+  const [update] = await inbox.take(1, NEVER);
+  inbox.running!(update, false);
+  proxy.cut();
+  await sleep(10_500);
+  assertEquals(inbox.running!(update, true), false);
+  proxy.mend();
+  assertEquals(ids(await takeAll(inbox, 1)), [1]);
+});
+
 Deno.test("a machine that was taken for dead tells again what is parked", async () => {
   const url = await postgres.createDatabase();
   await using inbox = await openInbox(url);
