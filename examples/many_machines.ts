@@ -23,7 +23,7 @@ function runBot(name: string): void {
     inbox: createPostgresInbox({
       connectionString: Deno.env.get("DATABASE_URL"),
     }),
-    sink: { concurrency: 2 },
+    sink: { concurrency: 2 }, // what one of them can do, so that all have a share
   });
   Deno.addSignalListener("SIGINT", () => handle.stop().then(() => Deno.exit()));
 }
@@ -61,7 +61,9 @@ async function startMachines(count: number): Promise<void> {
   await Promise.all(machines.map(async (machine, i) => {
     const { signal } = await machine.status;
     if (signal === "SIGKILL") {
-      console.log(`Machine ${i + 1} has died; the others take over in 12 s`);
+      console.log(
+        `Machine ${i + 1} has died; the others take over in 10 to 15 s`,
+      );
     }
   }));
   Deno.removeSync(dir, { recursive: true });
