@@ -269,9 +269,9 @@ export class PostgresQueue {
        FROM ${held("parked", "spared", "failures")}`,
       [
         ...this.#held(claims),
-        claims.map(({ parked }) => parked),
-        claims.map(({ spared }) => spared),
-        failures,
+        toArray(claims.map(({ parked }) => parked)),
+        toArray(claims.map(({ spared }) => spared)),
+        toArray(failures),
         alone?.id ?? null,
       ],
     );
@@ -384,8 +384,8 @@ export class PostgresQueue {
   #held(claims: Claim[]): unknown[] {
     return [
       this.name,
-      claims.map(({ id }) => id),
-      claims.map(({ retryCount }) => retryCount),
+      toArray(claims.map(({ id }) => id)),
+      toArray(claims.map(({ retryCount }) => retryCount)),
     ];
   }
 
@@ -422,6 +422,14 @@ export function deathsOf({ retryCount, parked }: Claim): number {
  */
 export function suspicionOf({ retryCount, parked }: Claim): number {
   return retryCount - Math.min(parked, MOST_PARKED);
+}
+
+/**
+ * An array as PostgreSQL reads it. The driver would quote what is in it, and what a
+ * process says in its last moment has to be short.
+ */
+function toArray(values: (string | number)[]): string {
+  return `{${values}}`;
 }
 
 /** pg-boss copies errors now and then, and forgets that they are ones. */

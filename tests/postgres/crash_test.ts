@@ -147,6 +147,9 @@ Deno.test("three machines lose nothing and keep every chat in order, whatever di
   await waitUntil(() => world.ended().size === pushed.length, 60);
   for (const machine of world.alive()) await machine.end("SIGTERM");
   assertEquals(world.server.unconfirmed(), []);
+  for (const news of ["Updates run again", "This machine fetches now"]) {
+    assert(world.entries("info").some(({ text }) => text.startsWith(news)));
+  }
   const twice = check(world, pushed, mostTwice);
   console.log(
     `${pushed.length} updates: ${twice} ran twice, of ${mostTwice} that may`,
