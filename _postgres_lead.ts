@@ -27,8 +27,9 @@ export class Leadership {
   readonly #lock: string;
   /** Calls a function while another connection keeps its session busy. */
   readonly #whileBusy: WhileBusy;
-  /** Called when this machine leads after it has waited for another one. */
+  /** Called when this machine leads for the first time, after another one has. */
   readonly #onTakeover: () => void;
+  #hasLed = false;
   #client: Client | undefined;
   /** The session of the client calls itself so. */
   #session = "";
@@ -67,8 +68,10 @@ export class Leadership {
           if (!await this.#isLeading(client)) throw transactionPooler();
           // The connection may have ended, or another call have got it, meanwhile.
           if (this.#client === client && !this.leads) {
+            // After an outage, a lock can have been that of its own last session.
+            if (tries > 1 && !this.#hasLed) this.#onTakeover();
+            this.#hasLed = true;
             this.#begin(client);
-            if (tries > 1) this.#onTakeover();
           }
         }
       } catch (error) {
