@@ -125,10 +125,19 @@ export class Claims<Y extends { update_id: number }> {
       ...{ retryCount, parked, spared, lost: false },
       ...{ known: { parked, spared }, claimedAt: Date.now() },
     });
-    if (taken.isParked) taken.parked++;
     if (taken.isSpared) taken.spared++;
+    else if (taken.isParked) taken.parked++;
     this.#changed.add(taken);
     this.#note();
+  }
+
+  /** No machine will have died with it. */
+  #undo(taken: Taken<Y>): void {
+    if (taken.isSpared) taken.spared--;
+    else if (taken.isParked) taken.parked--;
+    taken.isSpared = taken.isParked = false;
+    this.#changed.add(taken);
+    this.#isDue = true;
   }
 
   /** An update is parked, or goes on. */
@@ -136,12 +145,15 @@ export class Claims<Y extends { update_id: number }> {
     const taken = this.#underWay.get(update_id);
     if (taken === undefined || taken.isParked === isParked) return;
     taken.isParked = isParked;
-    taken.parked += isParked ? 1 : -1;
+    // A death is not counted as both.
+    if (!taken.isSpared) taken.parked += isParked ? 1 : -1;
     this.#changed.add(taken);
     if (isParked || taken.retryCount === 0) return this.#noteLater();
     // It may end this machine at once, as it may have done before.
     const { queue, hotline } = this.#parts;
-    hotline.send((db) => queue.note([taken], undefined, undefined, db));
+    const retell = () => this.retell([taken]);
+    hotline.send((db) => queue.note([taken], undefined, undefined, db))
+      ?.then(retell, retell); // as it may have come late
     this.#note();
   }
 
@@ -181,7 +193,9 @@ export class Claims<Y extends { update_id: number }> {
     return this.leave(updates.flatMap(({ update_id }) => {
       const taken = this.#underWay.get(update_id);
       this.#underWay.delete(update_id);
-      return taken === undefined || taken.lost ? [] : [taken];
+      if (taken === undefined || taken.lost) return [];
+      this.#undo(taken);
+      return [taken];
     }));
   }
 
@@ -198,7 +212,7 @@ export class Claims<Y extends { update_id: number }> {
     if (claims.length === 0) return 0;
     const now = Date.now();
     const held = await this.#parts.queue.touch(claims, db);
-    this.#touchedAt = now;
+    this.#touchedAt = Math.max(this.#touchedAt, now);
     const gone = new Map(
       claims.filter(({ id }) => !held.has(id))
         .map(({ id, retryCount }) => [id, retryCount]),
@@ -214,16 +228,12 @@ export class Claims<Y extends { update_id: number }> {
 
   /** Leaves all that has not ended to others. Tries once. */
   async close(): Promise<void> {
-    await this.#telling;
+    await this.#telling?.catch(() => {}); // whoever waits for it hears of it
     for (const taken of this.#held()) {
-      // No machine will have died.
-      if (taken.isParked) taken.parked--;
-      if (taken.isSpared) taken.spared--;
-      this.#changed.add(taken);
+      this.#undo(taken);
       this.#unwanted.add(taken);
     }
     clearTimeout(this.#timer);
-    this.#isDue = true;
     await this.#tellOnce();
   }
 
@@ -265,7 +275,7 @@ export class Claims<Y extends { update_id: number }> {
   }
 
   async #tellOnce(): Promise<void> {
-    const { queue, onTold } = this.#parts;
+    const { queue, outage, onTold } = this.#parts;
     const ended = [...this.#ended];
     const unwanted = [...this.#unwanted];
     if (ended.length > 0) {
@@ -278,6 +288,9 @@ export class Claims<Y extends { update_id: number }> {
       const left = await queue.release(unwanted);
       for (const claim of unwanted) this.#unwanted.delete(claim);
       onTold(left);
+      if (left === 0) return;
+      // Should this fail, others look by themselves after a while.
+      await queue.notify().catch((error) => outage.report(error));
     }
   }
 
@@ -288,20 +301,23 @@ export class Claims<Y extends { update_id: number }> {
         parked !== known?.parked || spared !== known.spared
       )
       .map((taken) => ({ taken, told: { ...taken } }));
-    this.#changed.clear();
     this.#isDue = false;
-    if (news.length === 0) return;
+    if (news.length === 0) return this.#changed.clear();
     try {
       await queue.note(news.map(({ told }) => told));
     } catch (error) {
       // Nothing depends on it that would be worth an end of the run.
       if (!isPassing(error)) return outage.report(error);
-      for (const { taken } of news) this.#changed.add(taken);
       this.#isDue = true;
       throw error;
     }
-    for (const { taken, told: { parked, spared } } of news) {
+    for (const { taken, told } of news) {
+      const { retryCount, parked, spared } = told;
+      if (taken.retryCount !== retryCount) continue; // it was claimed again
       taken.known = { parked, spared };
+      if (taken.parked === parked && taken.spared === spared) {
+        this.#changed.delete(taken);
+      }
     }
   }
 }

@@ -79,16 +79,23 @@ export class Hotline {
     return { executeSql: (text, values) => client.query(text, values) };
   }
 
-  /** Sends a statement at once, if there is a connection. */
-  send(run: (db: Db) => Promise<unknown>): void {
+  /**
+   * Sends a statement at once, if there is a connection. Resolves with whether it
+   * was carried out.
+   */
+  send(run: (db: Db) => Promise<unknown>): Promise<boolean> | undefined {
     const { db } = this;
-    if (db !== undefined) run(db).catch(() => this.drop()); // it is told again
+    const client = this.#client;
+    if (db === undefined) return undefined;
+    return run(db).then(() => true, () => {
+      this.drop(client);
+      return false;
+    });
   }
 
   /** Gives a connection up that does not work. */
-  drop(): void {
-    const client = this.#client;
-    this.#client = undefined;
+  drop(client = this.#client): void {
+    if (this.#client === client) this.#client = undefined;
     client?.end().catch(() => {}); // it may have failed before
   }
 

@@ -240,7 +240,6 @@ export class PostgresQueue {
        FROM ${held()} RETURNING job.id`,
       this.#held(claims),
     );
-    if (rows.length > 0) await this.notify();
     return rows.length;
   }
 
@@ -308,13 +307,16 @@ export class PostgresQueue {
     return { waiting, suspects, aside: of(this.#aside).n };
   }
 
-  /** Sets a claimed update aside, so that its chat goes on. */
-  async setAside(job: Job, key: string): Promise<void> {
+  /**
+   * Sets a claimed update aside, so that its chat goes on. Returns false if others
+   * have it by now.
+   */
+  async setAside(job: Job, key: string): Promise<boolean> {
     const { id, json } = job;
     const data: StoredAside = { json, key, deaths: deathsOf(job) };
-    await this.#transaction(async (db) => {
+    return await this.#transaction(async (db) => {
       const held = await this.#boss.complete(this.name, [job], null, { db });
-      if (!settled(held).has(id)) return;
+      if (!settled(held).has(id)) return false;
       await this.#boss.insert(this.#aside, [{ id, data }], { db });
       // What led to this is explained, and counts for no other.
       await db.executeSql(
@@ -326,6 +328,7 @@ export class PostgresQueue {
          )`,
         [this.name],
       );
+      return true;
     });
   }
 

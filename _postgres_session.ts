@@ -133,9 +133,9 @@ export class Session<Y extends { update_id: number }> {
         () => withDeadline(start, OPEN_MS, message, signal),
         signal,
       );
-      await this.#outage.retry(() => this.#count(), signal);
-      await this.#hotline.prepare();
-      signal.throwIfAborted();
+      const count = () => this.#count();
+      await prompt(() => this.#outage.retry(count, signal), signal);
+      await prompt(() => this.#hotline.prepare(), signal);
     } catch (error) {
       this.#suspects.close();
       const closed = Promise.all([this.#queue.close(), this.#hotline.close()])
@@ -226,7 +226,8 @@ export class Session<Y extends { update_id: number }> {
     const end = async () => {
       await this.#claiming;
       try {
-        await this.#suspects.takeBack();
+        await this.#suspects.takeBack()
+          .catch((error) => this.#outage.report(error));
         await this.#claims.close();
       } finally {
         await this.#leadership.close();
@@ -268,7 +269,7 @@ export class Session<Y extends { update_id: number }> {
 
   async release(id: number): Promise<boolean> {
     const released = await this.#queue.putBack(id);
-    await this.#count();
+    await this.#count().catch((error) => this.#outage.report(error));
     return released;
   }
 
@@ -383,7 +384,7 @@ export class Session<Y extends { update_id: number }> {
     const { signal } = this.#closing;
     try {
       const call = () => this.#queue.setAside(job, this.#keyOf(update));
-      await this.#outage.retry(call, signal);
+      if (!await this.#outage.retry(call, signal)) return;
       this.#aside++;
       this.#look();
       this.#emit({

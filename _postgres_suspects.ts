@@ -54,6 +54,7 @@ export class Suspects<Y extends { update_id: number }> {
 
   /** How many updates to claim at most, which is none while a suspect has to wait. */
   limit(most: number): number {
+    if (!this.#wary) this.#impatient = false;
     if (!this.#wary) return most;
     const isImpatient = this.#impatient;
     this.#impatient = false;
@@ -96,7 +97,9 @@ export class Suspects<Y extends { update_id: number }> {
   start(job: Found<Y>): void {
     const { update } = job;
     const { update_id: id } = update;
-    if (!this.isSuspect(job)) return this.#isolation.add(id);
+    if (!this.isSuspect(job) || !this.#isolation.canAccuse()) {
+      return this.#isolation.add(id);
+    }
     const suspicion = suspicionOf(job);
     this.#isolation.accuse(id, suspicion - this.aloneFrom);
     this.#parts.emit({
@@ -153,9 +156,12 @@ export class Suspects<Y extends { update_id: number }> {
       ? accused
       : undefined;
     const failures = [...failed.map(() => 1), ...others.map(() => 0)];
-    hotline.send((db) =>
+    const said = hotline.send((db) =>
       queue.note([...failed, ...others], failures, alone, db)
     );
+    const forget = () => failed.forEach((claim) => this.#failed.delete(claim));
+    if (said === undefined) return forget();
+    said.then((isSaid) => isSaid || forget());
   }
 
   /** The machine has lived through what it left word of. */
@@ -163,8 +169,13 @@ export class Suspects<Y extends { update_id: number }> {
     const failed = [...this.#failed];
     if (failed.length === 0) return;
     const { queue, claims } = this.#parts;
-    await queue.note(failed, failed.map(() => -1));
-    for (const claim of failed) this.#failed.delete(claim);
+    this.#failed.clear();
+    try {
+      await queue.note(failed, failed.map(() => -1));
+    } catch (error) {
+      for (const claim of failed) this.#failed.add(claim);
+      throw error;
+    }
     // Which of several notes that are under way is the last one, who knows.
     claims.retell(failed);
   }

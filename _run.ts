@@ -493,7 +493,8 @@ export class Run<Y> implements TaskObserver<Y> {
   /** Returns whether the update may go on. */
   #tellRunning(update: Y, running: boolean): boolean {
     try {
-      if (this.#parts.inbox.running!(update, running) !== false) return true;
+      const goesOn = this.#parts.inbox.running!(update, running) !== false;
+      if (goesOn || !running) return true;
     } catch (error) {
       this.#fail(error);
       return true;

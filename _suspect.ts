@@ -77,7 +77,7 @@ export class Isolation<T> {
   /** Something has ended, or is not going to run. */
   delete(item: T): void {
     if (!this.#dangerous.delete(item)) return;
-    if (this.#dangerous.size === 0) this.acquit();
+    if (this.#suspect === item || this.#dangerous.size === 0) this.acquit();
   }
 
   /** Goes on after a while even though what runs does not end. */

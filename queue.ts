@@ -719,17 +719,19 @@ export class DecayingDeque<Y, R = unknown> {
       this.#resuming.head !== null && this.running < this.concurrency
     ) {
       const task = this.#resuming.head;
-      if (task.observer?.resumed?.(task.elem) === false) {
-        const message = "Another process has the update by now";
-        const reason = new DOMException(message, "AbortError");
-        this.#giveUp(task, reason);
-        task.abort(reason);
-        continue;
-      }
       this.#resuming.remove(task);
       this.#book(task, "parkedMs");
       this.#running.push(task);
       this.#startTimer();
+      const goesOn = task.observer?.resumed?.(task.elem) !== false;
+      if (!goesOn && task.list !== null) {
+        const message = "Another process has the update by now";
+        const reason = new DOMException(message, "AbortError");
+        this.#giveUp(task, reason);
+        if (this.#running.length === 0) this.#stopTimer();
+        task.abort(reason);
+        continue;
+      }
       task.extras!.waiting!.resolve();
       task.extras!.waiting = undefined;
     }

@@ -38,6 +38,20 @@ Deno.test("a suspect runs by itself until it ends", () => {
   assertEquals(log, []);
 });
 
+Deno.test("a suspect that ends no longer runs by itself, even if something else has started", () => {
+  using time = new FakeTime();
+  const { isolation, log } = isolate();
+  isolation.accuse("a", 3);
+  isolation.add("b");
+  isolation.delete("a");
+  assertEquals(isolation.suspect, undefined);
+  assert(!isolation.canAccuse());
+  time.tick(100_000);
+  assertEquals(log, []);
+  isolation.delete("b");
+  assert(isolation.canAccuse());
+});
+
 Deno.test("a suspect that does not end runs by itself for longer after each further death", () => {
   using time = new FakeTime();
   const { isolation, log } = isolate();

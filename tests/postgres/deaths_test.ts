@@ -373,6 +373,8 @@ Deno.test("what waits on a machine that was silent for too long does not start t
   assertEquals(inbox.running!(update, true), false);
   proxy.mend();
   assertEquals(ids(await takeAll(inbox, 1)), [1]);
+  // Nobody has died.
+  assertEquals(await parked(url), ["0|0"]);
 });
 
 Deno.test("a machine that was taken for dead tells again what is parked", async () => {
@@ -532,6 +534,25 @@ Deno.test("a machine that fails and is then stopped takes its word back", async 
     await waitUntil(async () => await readFailures(url) === "1");
   }
   assertEquals(await readFailures(url), "0");
+});
+
+Deno.test("a failure of which no word could be left is not taken back", async () => {
+  const url = await postgres.createDatabase();
+  await using inbox = await openInbox(url);
+  await inbox.append(tiny(1), NEVER);
+  await inbox.take(1, NEVER);
+  await postgres.query(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'grammy_runner hotline'",
+    url,
+  );
+  await sleep(100);
+  failProcess();
+  await sleep(3000);
+  assertEquals(await readFailures(url), "none");
+  // By now there is a connection again.
+  failProcess();
+  await waitUntil(async () => await readFailures(url) === "1");
+  await waitUntil(async () => await readFailures(url) === "0");
 });
 
 Deno.test("word is left of each failure, also if the machine has just lived through another", async () => {
