@@ -75,6 +75,7 @@ export class PostgresQueue {
   readonly #aside: string;
   readonly #botId: number;
   readonly #boss: PgBoss;
+  readonly #onError: (error: unknown) => void;
   readonly #db: Db;
   /** Set while it is opened, even if nobody waits for that any longer. */
   #opening: Promise<void> | undefined;
@@ -109,10 +110,9 @@ export class PostgresQueue {
     };
     this.#boss = new PgBoss(options);
     // What is closed while it connects has nothing to tell.
-    this.#boss.on(
-      "error",
-      (error) => this.#isClosed || on.error(toError(error)),
-    );
+    this.#onError = (error) =>
+      void (this.#isClosed || on.error(toError(error)));
+    this.#boss.on("error", this.#onError);
     this.#boss.on("warning", ({ message }) => on.warning(message));
     this.#db = this.#boss.getDb();
     // Done at once, as there is no connection yet.
@@ -231,16 +231,27 @@ export class PostgresQueue {
     return new Set(rows.map(({ id }) => id));
   }
 
-  /** Gives claims up as if they had never been taken, for others to take. */
+  /**
+   * Gives claims up as if they had never been taken, for others to take. Once it has
+   * resolved, it must not be called again: others may have them by then.
+   */
   async release(claims: Claim[]): Promise<number> {
-    // `fail` would do the same, and count an attempt.
-    const { rows } = await this.#db.executeSql(
-      `UPDATE ${SCHEMA}.job
-       SET state = 'created', started_on = NULL, heartbeat_on = NULL
-       FROM ${held()} RETURNING job.id`,
-      this.#held(claims),
-    );
-    return rows.length;
+    const transaction = await this.#db.beginTransaction!();
+    try {
+      // `fail` would do the same, and count an attempt.
+      const { rows } = await transaction.db.executeSql(
+        `UPDATE ${SCHEMA}.job
+         SET state = 'created', started_on = NULL, heartbeat_on = NULL
+         FROM ${held()} RETURNING job.id`,
+        this.#held(claims),
+      );
+      // Without an answer, it may have worked. If not, the heartbeats end.
+      await transaction.commit().catch((error) => this.#onError(error));
+      return rows.length;
+    } catch (error) {
+      await transaction.rollback();
+      throw error;
+    }
   }
 
   /**

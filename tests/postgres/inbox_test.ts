@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+// deno-lint-ignore no-import-prefix -- as the inbox does
+import pg from "npm:pg@^8.16";
 import { Leadership } from "../../_postgres_lead.ts";
 import {
   createPostgresInbox,
@@ -343,6 +345,36 @@ Deno.test("what was taken and not started is free for others at once", async () 
   assertEquals(
     await postgres.query("SELECT max(retry_count) FROM grammy_runner.job", url),
     ["0"],
+  );
+});
+
+Deno.test("what was given back without an answer is not given back again, as others have it", async () => {
+  const url = await postgres.createDatabase();
+  await using a = await openInbox(url);
+  await using b = await openInbox(url);
+  await a.append(tiny(1), NEVER);
+  const taken = await a.take(1, NEVER);
+  const next = b.take(1, NEVER);
+  const { query } = pg.Client.prototype;
+  let isLost = false;
+  pg.Client.prototype.query = async function (...args: unknown[]) {
+    const result = await Reflect.apply(query, this, args);
+    if (args[0] !== "COMMIT") return result;
+    isLost = true;
+    throw new Error("The answer was lost");
+  };
+  try {
+    a.giveBack!(taken);
+    assertEquals(ids(await next), [1]);
+  } finally {
+    pg.Client.prototype.query = query;
+  }
+  assert(isLost);
+  // Long enough to try again.
+  await sleep(1000);
+  assertEquals(
+    await postgres.query("SELECT state FROM grammy_runner.job", url),
+    ["active"],
   );
 });
 
