@@ -161,6 +161,7 @@ export class PostgresQueue {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#opening?.catch(() => {}); // whoever opens it gets to know
+    await this.#lastTransaction; // others that wait for it do not begin
     await this.#boss.stop({ graceful: false });
   }
 
@@ -383,6 +384,7 @@ export class PostgresQueue {
   }
 
   async #transact<T>(run: (db: Db) => Promise<T>): Promise<T> {
+    if (this.#isClosed) throw new Error("The inbox was closed");
     const transaction = await this.#db.beginTransaction!();
     try {
       const result = await run(transaction.db);
